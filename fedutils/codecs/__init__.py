@@ -1,0 +1,1 @@
+"""Codecs: a float32 vector becomes one byte string, whose length is the bill."""
