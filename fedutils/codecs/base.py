@@ -191,8 +191,7 @@ class Codec:
                 ok = ok & encoded.ok & tf.reduce_all(tf.math.is_finite(side[-1]))
             fields = [to_bytes(word)] * self.needs_seed + [to_bytes(s) for s in side]
             rest = to_string(tf.concat([*fields, self.coder.encode(y)], axis=0))
-            payload = tf.strings.join([self._check(rest, params, tf.size(x)), rest])
-            return tf.where(ok, payload, "")
+            return tf.where(ok, self.frame(rest, params, tf.size(x)), "")
 
         return tf.cond(is_finite(x), encode_finite, lambda: tf.constant(""))
 
@@ -209,9 +208,8 @@ class Codec:
         """
         n = as_length(n)
         length = tf.strings.length(payload)
-        check = tf.strings.substr(payload, 0, tf.minimum(length, 4))
         rest = tf.strings.substr(payload, tf.minimum(length, 4), length)
-        genuine = (length >= self.header_bytes) & tf.equal(check, self._check(rest, params, n))
+        genuine = (length >= self.header_bytes) & tf.equal(payload, self.frame(rest, params, n))
         zeros = tf.zeros(tf.reshape(n, [1]) if tf.is_tensor(n) else [n])
 
         def decode_genuine():
@@ -247,12 +245,13 @@ class Codec:
             lengths.append(stage.length(lengths[-1]))
         return lengths
 
-    def _check(self, rest: tf.Tensor, params: Params, n: Length) -> tf.Tensor:
-        """Four bytes that depend on every bit of all that must agree."""
+    def frame(self, rest: tf.Tensor, params: Params, n: Length) -> tf.Tensor:
+        """The payload with this rest: four bytes of check, then the rest (a scalar string)."""
         shared = [tf.cast(params[name], tf.float32) for name in sorted(params)]
         context = tf.concat([to_bytes(n), *map(to_bytes, shared)], axis=0)
         everything = tf.strings.join([repr(self), to_string(context), rest])
-        return to_string(tf.fingerprint(tf.reshape(everything, [1]))[0, :4])
+        check = tf.fingerprint(tf.reshape(everything, [1]))[0, :4]
+        return tf.strings.join([to_string(check), rest])
 
 
 def chain(*parts: Any) -> Codec:

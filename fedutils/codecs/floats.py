@@ -57,7 +57,7 @@ class SparseFloats:
         count = from_bytes(whole, tf.int32)[0]
         ok = (size >= 4) & (count >= 0) & (count <= m) & (count <= (size - 4) // 4)
         count = tf.where(ok, count, 0)
-        kept = from_bytes(data[4 : 4 + 4 * count], tf.float32)
+        kept = from_bytes(data[4 : 4 + 4 * count], tf.int32)
         gaps, gaps_ok = self.gaps.decode(data[4 + 4 * count :], count)
         # 64 bits: the sum of damaged gaps must not wrap round to a plausible position.
         positions = tf.cumsum(tf.cast(gaps, tf.int64) + 1) - 1
@@ -68,7 +68,9 @@ class SparseFloats:
             & tf.reduce_all(positions < tf.cast(m, tf.int64))
         )
         positions = tf.where(ok, positions, tf.range(tf.cast(count, tf.int64)))
-        return Decoded(tf.scatter_nd(positions[:, None], kept, [tf.cast(m, tf.int64)]), ok)
+        # Scattered as integers: sums of floats would turn denormals and -0.0 into 0.
+        patterns = tf.scatter_nd(positions[:, None], kept, [tf.cast(m, tf.int64)])
+        return Decoded(tf.bitcast(patterns, tf.float32), ok)
 
     def bound_bits(self, m: int) -> float:
         """All numbers non-zero, or the dearest gaps of fewer, whichever is more."""

@@ -1,0 +1,183 @@
+"""Uniform quantizers: float32 vectors, in units of one step, to int32 symbols.
+
+The step itself is a matter of the stages before (`transforms.Rms`, `transforms.Step`, …), so
+that every quantizer here rounds to the integers. None can represent magnitudes above 2^24
+steps, where float32 has no fraction left to round; such a vector is refused.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import tensorflow as tf
+
+from fedutils.codecs.base import Decoded, Encoded, Stage, length_of
+
+_LARGEST = 2.0**24
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantizer(Stage):
+    """Rounds to int32; decoding is the conversion back, unless overridden."""
+
+    emits: ClassVar[tf.DType] = tf.int32
+
+    def rounded(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """float32[n] -> whole numbers, still float32[n]."""
+        raise NotImplementedError(f"{type(self).__name__} does not define how it rounds.")
+
+    def encode(self, x, params, seed):
+        """Rounds."""
+        q = self.rounded(x, seed)
+        ok = tf.reduce_all(tf.abs(q) <= _LARGEST)
+        return Encoded(tf.cast(tf.clip_by_value(q, -_LARGEST, _LARGEST), tf.int32), ok=ok)
+
+    def decode(self, y, side, params, seed, n):
+        """The symbol is the value."""
+        return Decoded(tf.cast(y, tf.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Nearest(Quantizer):
+    """Rounds to the nearest integer: least error, but biased."""
+
+    unbiased: ClassVar[bool] = False
+
+    def rounded(self, x, seed):
+        """round(x)."""
+        return tf.round(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stochastic(Quantizer):
+    """Rounds up with the probability of the fraction: unbiased, variance f (1 - f)."""
+
+    def rounded(self, x, seed):
+        """x rounded at random to one of its two neighbours."""
+        return stochastic_round(x, seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dithered(Quantizer):
+    """Subtractive dither: adds uniform noise, rounds, subtracts the same noise again.
+
+    The error is uniform in [-1/2, 1/2), of variance 1/12, whatever the input: unbiased, and
+    better than `Stochastic` if the step is fine, but noisy where the input is all but zero.
+    Source: Roberts 1962; Schuchman 1964.
+    """
+
+    needs_seed: ClassVar[bool] = True
+
+    def rounded(self, x, seed):
+        """round(x + dither)."""
+        return tf.round(x + _dither(seed, length_of(x)))
+
+    def decode(self, y, side, params, seed, n):
+        """Symbols less the dither."""
+        return Decoded(tf.cast(y, tf.float32) - _dither(seed, n))
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadZone(Quantizer):
+    """Rounds towards zero more often than not: sign(x) floor(|x| + rounding).
+
+    rounding: 1/2 is `Nearest`; less widens the zone that becomes 0 to 2 (1 - rounding) and
+      trades error for rate (Sullivan 1996, section III). Biased.
+    """
+
+    rounding: float = 1 / 3
+    unbiased: ClassVar[bool] = False
+
+    def rounded(self, x, seed):
+        """Rounds with the dead zone."""
+        return tf.sign(x) * tf.floor(tf.abs(x) + self.rounding)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinMax(Stage):
+    """2^bits evenly spaced levels from the least to the largest element of each variable.
+
+    Symbols are 0 … 2^bits - 1. What `tff.learning.compression_aggregator` does to a variable
+    of more than 20,000 elements, with bits = 8; Suresh et al. 2017, section 2.2.
+
+    sizes: the number of elements of each variable; none means that the vector is one.
+    stochastic: whether it rounds at random, unbiased, or to the nearest level.
+    """
+
+    bits: int = 8
+    sizes: tuple[int, ...] = ()
+    unbiased: bool = dataclasses.field(default=True, kw_only=True)
+    emits: ClassVar[tf.DType] = tf.int32
+
+    def side_size(self) -> int:
+        """For each variable, the least element and the distance of two levels."""
+        return 2 * max(1, len(self.sizes))
+
+    def encode(self, x, params, seed):
+        """Rounds to levels; unbiased means stochastic rounding."""
+        top = 2.0**self.bits - 1
+        pieces, side = [], []
+        for piece in tf.split(x, self.sizes) if self.sizes else [x]:
+            least = tf.reduce_min(piece)
+            step = (tf.reduce_max(piece) - least) / top
+            pieces.append(tf.math.divide_no_nan(piece - least, step))
+            side += [least, step]
+        y = tf.minimum(tf.concat(pieces, axis=0), top)
+        levels = stochastic_round(y, seed) if self.unbiased else tf.round(y)
+        return Encoded(tf.cast(levels, tf.int32), side)
+
+    def decode(self, y, side, params, seed, n):
+        """Level times distance above the least."""
+        levels = tf.cast(y, tf.float32)
+        pieces = tf.split(levels, self.sizes) if self.sizes else [levels]
+        values = [side[2 * i] + side[2 * i + 1] * piece for i, piece in enumerate(pieces)]
+        return Decoded(tf.concat(values, axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoMeans(Stage):
+    """One bit, the sign; decoded as the mean of the elements that share it.
+
+    Seide et al. 2014, section 2 (there for each column of a weight matrix). Biased.
+    """
+
+    unbiased: ClassVar[bool] = False
+    emits: ClassVar[tf.DType] = tf.int32
+
+    def side_size(self) -> int:
+        """The mean of the negative elements, and of the others."""
+        return 2
+
+    def encode(self, x, params, seed):
+        """Symbol 1 for x >= 0, else 0."""
+        high = x >= 0
+        side = [_mean_where(x, tf.logical_not(high)), _mean_where(x, high)]
+        return Encoded(tf.cast(high, tf.int32), side)
+
+    def decode(self, y, side, params, seed, n):
+        """The mean of its kind."""
+        return Decoded(tf.where(y > 0, side[1], side[0]))
+
+
+def stochastic_round(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Rounds each element to one of its two neighbours, so that the expectation is x.
+
+    The probability is exact to 2^-31, finer than adding float32 noise and rounding down would
+    be: with a step of hundreds of standard deviations, most fractions are tiny.
+    """
+    draws = tf.random.stateless_uniform([length_of(x)], seed, None, None, tf.int32, alg="philox")
+    draws = tf.bitwise.bitwise_and(draws, 2**31 - 1)
+    magnitude = tf.abs(x)
+    below = tf.floor(magnitude)
+    up = draws < tf.cast((magnitude - below) * 2.0**31, tf.int32)
+    return tf.sign(x) * (below + tf.cast(up, tf.float32))
+
+
+def _dither(seed: tf.Tensor, n) -> tf.Tensor:
+    """float32[n], uniform in [-1/2, 1/2)."""
+    return tf.random.stateless_uniform([n], seed, -0.5, 0.5, alg="philox")
+
+
+def _mean_where(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """The mean of the elements under the mask; 0 if there are none."""
+    weights = tf.cast(mask, tf.float32)
+    return tf.reduce_sum(tf.math.divide_no_nan(x * weights, tf.reduce_sum(weights)))
