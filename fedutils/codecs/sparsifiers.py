@@ -78,7 +78,11 @@ class RandomK(Stage):
 
     def _positions(self, seed: tf.Tensor, n: Length) -> tf.Tensor:
         """k distinct indices: the first k places of a pseudo-random permutation of n."""
-        return tf.random.experimental.index_shuffle(tf.range(self.length(n)), seed, n - 1)
+        # The permutation's key must itself be random: seeds that differ in one number only
+        # give permutations that favour some positions.
+        key = tf.random.stateless_uniform([3], seed, None, None, tf.int32, alg="philox")
+        index = tf.range(self.length(n))
+        return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=n - 1)
 
 
 def _share(fraction: float, n: Length) -> Length:
