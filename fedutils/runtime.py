@@ -1,0 +1,117 @@
+"""TFF's execution context, and the life of the worker process behind it.
+
+TFF runs computations in `worker_binary`, a C++ process that it starts and never ends. Here it is
+started so that it cannot outlive its Python process: it is ended at exit, and the kernel ends it
+when the Python process dies in any other way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import portpicker
+import tensorflow_federated as tff
+
+from fedutils import processes
+
+_MAX_MESSAGE_BYTES = 2_000_000_000
+_START_SECONDS = 60.0
+
+
+class Worker:
+    """One `worker_binary` process on this machine, with the gRPC stub that talks to it."""
+
+    def __init__(self) -> None:
+        self._stub = None
+        self._process = None
+        self._started = threading.Event()
+
+    def _start_and_wait(self, port: int) -> None:
+        # The worker is bound to the thread that starts it, so this thread lives as long as it.
+        binary = str(Path(tff.__file__).parent / "data" / "worker_binary")
+        command = [binary, f"--port={port}", "--max_concurrent_computation_calls=-1"]
+        self._process = subprocess.Popen(
+            processes.bound_to_parent(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt from the terminal is for Python to handle
+        )
+        self._started.set()
+        self._process.wait()
+
+    def stub(self) -> tff.framework.RemoteExecutorGrpcStub:
+        """Returns the stub of a running worker; starts it if it is not running.
+
+        Raises:
+            RuntimeError: If the worker does not answer within a minute.
+        """
+        if self._stub is not None and self._process.poll() is None and self._stub.is_ready:
+            return self._stub
+        self.stop()
+        self._started.clear()
+        port = portpicker.pick_unused_port()
+        threading.Thread(target=self._start_and_wait, args=(port,), daemon=True).start()
+        self._started.wait()
+        size = _MAX_MESSAGE_BYTES
+        channel = grpc.insecure_channel(
+            f"localhost:{port}",
+            options=[
+                ("grpc.max_message_length", size),
+                ("grpc.max_receive_message_length", size),
+                ("grpc.max_send_message_length", size),
+            ],
+        )
+        self._stub = tff.framework.RemoteExecutorGrpcStub(channel)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._stub.is_ready:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(
+                    f"TFF's worker process did not answer on port {port} within "
+                    f"{_START_SECONDS:.0f} s. Is there memory left? `make check` tests it alone."
+                )
+            time.sleep(0.05)
+        return self._stub
+
+    def stop(self) -> None:
+        """Ends the worker process, if there is one."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._process = self._stub = None
+
+
+@functools.cache
+def _context() -> tff.framework.SyncExecutionContext:
+    worker = Worker()
+    atexit.register(worker.stop)
+    worker.stub()  # start it now, so that a machine that cannot run it says so early
+
+    def executor_stack(cardinalities):
+        cardinalities.setdefault(tff.CLIENTS, 0)
+        executor = tff.framework.RemoteExecutor(worker.stub())
+        executor.set_cardinalities(cardinalities)
+        return executor
+
+    return tff.framework.SyncExecutionContext(
+        executor_fn=tff.framework.ResourceManagingExecutorFactory(executor_stack),
+        compiler_fn=tff.backends.native.desugar_and_transform_to_native,
+        transform_args=tff.tensorflow.transform_args,
+        transform_result=tff.tensorflow.transform_result,
+    )
+
+
+def start() -> None:
+    """Makes TFF compute in a worker process that ends with this process.
+
+    TFF keeps its execution context per thread: call this in every thread that computes. All
+    threads share one worker, started by the first call.
+    """
+    tff.framework.set_default_context(_context())

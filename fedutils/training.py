@@ -1,0 +1,226 @@
+"""Federated averaging, round by round: a run is a function of its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow_federated as tff
+
+from fedutils import (
+    checkpoints,
+    data,
+    ledger,
+    models,
+    progress,
+    provenance,
+    recipes,
+    records,
+    results,
+    runtime,
+    seeds,
+)
+from fedutils.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What decides a run. The defaults are the study's, but for the data set.
+
+    Attributes:
+        recipe: Name of the recipe (`recipes.RECIPES`) that compresses the communication.
+        data: The federated data set.
+        rounds: Number of rounds.
+        clients_per_round: Size of the cohort, drawn anew each round without replacement.
+        seed: Decides initial weights, cohorts, shuffles and the randomness of compression.
+        batch_size: Examples a client uses a step.
+        epochs: Passes a client makes over its examples each round.
+        client_learning_rate: Of the clients' SGD.
+        server_learning_rate: Of the server's SGD; 1.0 is plain averaging.
+        eval_every: Rounds between evaluations on the test set; the last round is always evaluated.
+    """
+
+    recipe: str = "none"
+    data: data.DataConfig = dataclasses.field(default_factory=data.DataConfig)
+    rounds: int = 10
+    clients_per_round: int = 10
+    seed: int = 1
+    batch_size: int = 20
+    epochs: int = 1
+    client_learning_rate: float = 0.02
+    server_learning_rate: float = 1.0
+    eval_every: int = 5
+
+    def __post_init__(self) -> None:
+        """Raises UsageError on values that no run can have."""
+        recipes.get(self.recipe)
+        for name in ("rounds", "clients_per_round", "batch_size", "epochs", "eval_every"):
+            _require(self, name, lambda x: isinstance(x, int) and x > 0, "a positive integer")
+        _require(self, "seed", lambda x: isinstance(x, int) and x >= 0, "an integer from 0 on")
+        for name in ("client_learning_rate", "server_learning_rate"):
+            _require(self, name, lambda x: 0 < x < float("inf"), "a positive number")
+
+
+def _require(config: RunConfig, name: str, holds, expected: str) -> None:
+    value = getattr(config, name)
+    if isinstance(value, bool) or not holds(value):
+        raise UsageError(f"{name} must be {expected}, not {value!r}")
+
+
+def build_process(config: RunConfig, classes: int) -> tff.learning.templates.LearningProcess:
+    """Builds weighted federated averaging with the recipe's aggregation.
+
+    Args:
+        config: The run's configuration.
+        classes: Number of labels.
+
+    Returns:
+        TFF's learning process for it.
+    """
+    return tff.learning.algorithms.build_weighted_fed_avg(
+        lambda: models.tff_model(classes, config.seed),
+        client_optimizer_fn=tff.learning.optimizers.build_sgdm(config.client_learning_rate),
+        server_optimizer_fn=tff.learning.optimizers.build_sgdm(config.server_learning_rate),
+        model_aggregator=recipes.get(config.recipe).aggregator(),
+    )
+
+
+class Cohorts:
+    """The clients of each round and the batches each of them trains on."""
+
+    def __init__(self, config: RunConfig, federated: data.FederatedData) -> None:
+        """Prepares the choice.
+
+        Raises:
+            UsageError: If there are fewer clients than a round needs.
+        """
+        clients = federated.train.client_ids
+        if config.clients_per_round > len(clients):
+            raise UsageError(
+                f"clients_per_round is {config.clients_per_round}, but {config.data.name} has "
+                f"only {len(clients)} clients to train on"
+            )
+        self._config, self._federated = config, federated
+        self._sample = tff.simulation.build_uniform_sampling_fn(
+            clients, random_seed=seeds.stream(config.seed, "cohort")
+        )
+
+    def clients(self, round_number: int) -> list[str]:
+        """Returns the ids of the clients of a round."""
+        return list(self._sample(round_number, self._config.clients_per_round))
+
+    def datasets(self, round_number: int) -> list:
+        """Returns the training data of the clients of a round, preprocessed and shuffled."""
+        config = self._config
+        return [
+            data.train_dataset(
+                *data.client_arrays(self._federated.train, client),
+                batch_size=config.batch_size,
+                epochs=config.epochs,
+                seed=seeds.stream(config.seed, "shuffle", round_number, client),
+            )
+            for client in self.clients(round_number)
+        ]
+
+
+def run(
+    config: RunConfig,
+    store: str | Path = results.DEFAULT_STORE,
+    data_dir: str | Path | None = None,
+) -> results.Run:
+    """Makes a run, resumes it, or finds it finished.
+
+    Args:
+        config: What to run.
+        store: Folder of run folders.
+        data_dir: Folder of downloaded data; see `data.data_folder`.
+
+    Returns:
+        The finished run's folder.
+
+    Raises:
+        UsageError: If the data does not have what is asked for, or the store cannot be written.
+    """
+    federated = data.load(config.data, data_dir)
+    cohorts = Cohorts(config, federated)
+    found = results.open_run(
+        store,
+        name=f"{config.recipe}-{config.data.name}-seed{config.seed}",
+        config=dataclasses.asdict(config),
+        decides={
+            "data": federated.fingerprint,
+            "code": provenance.code_digest(),
+            "versions": provenance.versions(),
+        },
+    )
+    with found.locked():
+        if found.provenance is None:
+            runtime.start()
+            _train(config, federated, cohorts, found)
+    return found
+
+
+def _train(
+    config: RunConfig, federated: data.FederatedData, cohorts: Cohorts, folder: results.Run
+) -> None:
+    begin = time.monotonic()
+    process = build_process(config, federated.classes)
+    evaluate = models.Evaluator(federated.classes, *federated.test_arrays())
+    keeper = records.RecordKeeper(
+        folder,
+        ledger.of(process.next),
+        config.clients_per_round,
+        progress.Progress(config.recipe, config.rounds),
+    )
+    stop = threading.Event()
+
+    def select(round_number: int) -> list:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        return cohorts.datasets(round_number)
+
+    def train() -> object:
+        # TFF's loop awaits its managers on the event loop of its thread. A notebook's thread has
+        # one that is already running, so it gets a thread of its own.
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        runtime.start()
+        return tff.simulation.run_training_process(
+            process,
+            training_selection_fn=select,
+            total_rounds=config.rounds,
+            evaluation_selection_fn=lambda r: r % config.eval_every == 0 or r == config.rounds,
+            evaluation_fn=lambda state, due: (
+                evaluate(process.get_model_weights(state)) if due else {}
+            ),
+            program_state_manager=checkpoints.CheckpointManager(folder.checkpoints),
+            metrics_managers=[keeper],
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+        try:
+            state = thread.submit(train).result()
+        except KeyboardInterrupt:
+            stop.set()  # the round in progress ends, the next one does not begin
+            raise
+    weights = process.get_model_weights(state)
+    folder.finish(
+        {
+            **provenance.describe(),
+            "data_fingerprint": federated.fingerprint,
+            "final_weights_sha256": _digest_of_weights(weights),
+            "wall_seconds": round(time.monotonic() - begin, 1),
+        }
+    )
+
+
+def _digest_of_weights(weights: tff.learning.models.ModelWeights) -> str:
+    digest = hashlib.sha256()
+    for variable in (*weights.trainable, *weights.non_trainable):
+        digest.update(np.asarray(variable).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,20 @@
+"""Bits as people read them."""
+
+from __future__ import annotations
+
+
+def format_bits(bits: float) -> str:
+    """Formats a number of bits as the study prints it.
+
+    Args:
+        bits: A number of bits; 1 Kibit = 2^10 bit, 1 Mibit = 2^20 bit, 1 Gibit = 2^30 bit.
+
+    Returns:
+        For example `507.62Mibit` or `1.43Gibit`.
+    """
+    for unit in ("bit", "Kibit", "Mibit"):
+        # The study prints 1015.24Mibit and 1.49Gibit: the next unit begins at 1024.
+        if bits < 1024:
+            return f"{bits:.2f}{unit}" if unit != "bit" else f"{bits:.0f}bit"
+        bits /= 1024
+    return f"{bits:.2f}Gibit"

@@ -1,0 +1,58 @@
+import pytest
+from support import fedutils
+
+from fedutils import study
+from fedutils.ledger import Direction
+
+
+@pytest.mark.parametrize("recipe", ["none", "tff-compression"])
+def test_bits_prints_the_published_figures(recipe):
+    result = fedutils("bits", "--recipe", recipe, "--clients", "10")
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("round")]
+    published = zip(
+        study.PUBLISHED[recipe, Direction.BROADCAST],
+        study.PUBLISHED[recipe, Direction.AGGREGATED],
+        strict=True,
+    )
+    assert lines == [
+        f"round {k:>2}, broadcasted_bits={down}, aggregated_bits={up}"
+        for k, (down, up) in enumerate(published)
+    ]
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--dataset", "cifar"], "unknown data set 'cifar'"),
+        (["run", "--recipe", "zip"], "unknown recipe 'zip'"),
+        (["run", "--clients", "0"], "clients_per_round must be a positive integer"),
+        (["run", "--dataset", "synthetic", "--clients", "3"], "has only 2 clients"),
+        (["run", "--client-learning-rate", "-1"], "must be a positive number"),
+        (["run", "--rounds", "two"], "'two' is not a valid integer"),
+        (["run", "--out", "/proc/store"], "cannot be written to"),
+        (["bits", "--clients", "0"], "must be positive"),
+        (["notebook", "--profile", "smoke", "-p", "RUONDS=2"], "no notebook here has a parameter"),
+        (["notebook", "-p", "rounds"], "given as NAME=VALUE"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_training(arguments, words, tmp_path):
+    result = fedutils(*arguments)
+    assert result.returncode != 0
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "round 0" not in result.stdout
+
+
+def test_list_names_every_recipe():
+    result = fedutils("list")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("none ") and "McMahan" in lines[0]
+    assert any(line.startswith("tff-compression ") for line in lines)
+
+
+def test_help_is_quick_and_names_the_commands():
+    result = fedutils("--help", timeout=20)
+    for command in ("run", "bits", "list", "notebook", "check"):
+        assert f"\n  {command} " in result.stdout

@@ -1,0 +1,71 @@
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedutils import analysis, figures
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def records():
+    rounds = np.arange(0, 21)
+    tables = []
+    for recipe, factor in (("none", 1000), ("tff-compression", 250)):
+        table = pd.DataFrame({"recipe": recipe, "dataset": "d", "seed": 1, "round": rounds})
+        table["test_accuracy"] = np.where(rounds % 5 == 0, 0.1 + 0.04 * rounds, np.nan)
+        table["test_loss"] = 2.3 - 0.1 * table["test_accuracy"]
+        table["cumulative_aggregated_bits"] = factor * rounds
+        table["cumulative_broadcast_bits"] = 1000 * rounds
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.mark.parametrize("x", ["round", "cumulative_aggregated_bits", "total_bits"])
+def test_drawn_points_are_the_records(records, x):
+    figure = figures.accuracy_and_loss(records, x)
+    lines = figure.axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["none", "tff-compression"]
+    evaluated = records[(records["recipe"] == "tff-compression")].dropna()
+    factor = {"round": 1, "cumulative_aggregated_bits": 250, "total_bits": 1250}[x]
+    expected = evaluated[evaluated["round"] > 0] if x != "round" else evaluated
+    np.testing.assert_allclose(lines[1].get_xdata(), factor * expected["round"])
+    np.testing.assert_allclose(lines[1].get_ydata(), expected["test_accuracy"])
+    assert figure.axes[0].get_xlabel() == figures.LABELS[x]
+
+
+def test_equal_records_give_equal_files(records, tmp_path):
+    figures.style()
+    for folder in ("a", "b"):
+        figures.save(figures.accuracy_and_loss(records, "total_bits"), tmp_path / folder, "f")
+    for name in ("f.png", "f.svg"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_bits_to_accuracy(records):
+    table = analysis.bits_to_accuracy(records, targets=(0.5, 0.9, 0.95))
+    assert table.loc[("50%", "none"), "round"] == "10"
+    assert table.loc[("50%", "none"), "aggregated"] == "9.77Kibit"
+    assert table.loc[("50%", "tff-compression"), "times fewer aggregated"] == "4.00"
+    assert table.loc[("50%", "tff-compression"), "times fewer in all"] == "1.60"
+    assert table.loc[("90%", "none"), "round"] == "20"
+    assert (table.loc["95%"] == "").all(axis=None)
+
+
+def test_a_target_that_only_the_other_recipe_reached_has_no_ratio(records):
+    records.loc[records["recipe"] == "none", "test_accuracy"] -= 0.2
+    table = analysis.bits_to_accuracy(records, targets=(0.85,))
+    assert table.loc[("85%", "tff-compression"), "round"] == "20"
+    assert table.loc[("85%", "tff-compression"), "times fewer aggregated"] == ""
+
+
+def test_drawing_needs_no_tensorflow():
+    script = (
+        "import sys; from fedutils import analysis, figures, results, units, cli, notebooks\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -1,0 +1,103 @@
+import json
+import re
+import shutil
+
+import nbformat
+import pytest
+from support import REPOSITORY, fedutils
+
+from fedutils import notebooks
+from fedutils.errors import UsageError
+
+NAMES = notebooks.names()
+
+
+def test_the_expected_notebooks_are_there():
+    assert {"00_setup", "01_baseline_fedavg", "02_compressed_aggregator"} <= set(NAMES)
+    assert "04_accuracy_vs_bits" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_light(name):
+    notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown" and "**Question.**" in first.source
+    for cell in code:  # logic belongs in the package
+        assert len(cell.source) < 1200
+        assert not any(
+            line.startswith(("def ", "class ", "for ", "while "))
+            for line in cell.source.split("\n")
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_to_notebooks(name):
+    text = (REPOSITORY / "notebooks" / f"{name}.ipynb").read_text()
+    for target in re.findall(r"\]\(([^)]+\.ipynb)\)", text):
+        assert (REPOSITORY / "notebooks" / target).exists(), target
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", NAMES)
+def test_executes_headless(name, tmp_path, no_process_left):
+    """Every notebook runs, in the order of their names, sharing one store."""
+    store = tmp_path.parent / "shared-store"
+    values = notebooks.resolve(
+        [name], "smoke", {"results_dir": str(tmp_path / "out")} | _if_has(name, store=str(store))
+    )[name]
+    assert notebooks.execute(name, values, tmp_path / "out" / "notebooks", force=True)
+    executed = nbformat.read(tmp_path / "out" / "notebooks" / f"{name}.ipynb", as_version=4)
+    outputs = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    # Nothing for a stranger to stumble over: no warnings, no log lines.
+    noise = [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+    assert noise == []
+    figures = list((tmp_path / "out" / "figures").glob("*.png"))
+    assert figures and all(path.with_suffix(".svg").exists() for path in figures)
+    text = json.dumps(executed)
+    assert str(REPOSITORY) not in text.replace(str(tmp_path), "").replace(str(store), "")
+
+
+def _if_has(name, **values):
+    return {k: v for k, v in values.items() if k in notebooks.parameters(name)}
+
+
+def test_parameters_are_checked():
+    with pytest.raises(UsageError, match="no notebook here has a parameter 'RUONDS'"):
+        notebooks.resolve(NAMES, "quick", {"RUONDS": "3"})
+    with pytest.raises(UsageError, match="rounds must be of type int, not 'many'"):
+        notebooks.resolve(NAMES, "quick", {"ROUNDS": "many"})
+    with pytest.raises(UsageError, match=r"rounds must be of type int, not '3\.5'"):
+        notebooks.resolve(NAMES, "quick", {"ROUNDS": "3.5"})
+    with pytest.raises(UsageError, match="unknown profile 'fast'"):
+        notebooks.resolve(NAMES, "fast", {})
+    with pytest.raises(UsageError, match="there is no notebook '99_none'"):
+        notebooks.resolve(["99_none"], "quick", {})
+
+
+def test_values_get_the_types_of_their_defaults():
+    values = notebooks.resolve(
+        ["01_baseline_fedavg"],
+        "quick",
+        {"ROUNDS": "7", "client_learning_rate": "1", "DATASET": "emnist"},
+    )["01_baseline_fedavg"]
+    assert values["rounds"] == 7
+    assert values["client_learning_rate"] == 1.0
+    assert isinstance(values["client_learning_rate"], float)
+    assert values["dataset"] == "emnist"
+    assert values["results_dir"] == "results/quick"
+
+
+def test_only_what_changed_is_executed_again(tmp_path):
+    arguments = ["notebook", "00_setup", "--profile", "smoke", "-p", f"results_dir={tmp_path}"]
+    first, second = fedutils(*arguments), fedutils(*arguments)
+    assert "00_setup: done" in first.stdout, first.stderr
+    assert second.stdout == "00_setup: up to date\n"
+    other = fedutils(*arguments, "-p", "concentration=0.5")
+    assert "00_setup: done" in other.stdout
+    shutil.rmtree(tmp_path / "notebooks")
+    assert "00_setup: done" in fedutils(*arguments).stdout

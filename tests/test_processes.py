@@ -1,0 +1,101 @@
+"""No worker outlives what started it. Uses real processes and real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from support import REPOSITORY, environment
+
+START = "from fedutils import runtime; runtime.start(); print('ready', flush=True); "
+
+
+def workers(process: psutil.Process) -> list[psutil.Process]:
+    return [p for p in process.children(recursive=True) if "worker_binary" in " ".join(p.cmdline())]
+
+
+def start(script: str) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", START + script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=REPOSITORY,
+    )
+    assert process.stdout.readline() == "ready\n"
+    found = workers(psutil.Process(process.pid))
+    assert len(found) == 1
+    return process, found
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name
+)
+def test_worker_ends_with_a_killed_process(number):
+    process, found = start("import time; time.sleep(600)")
+    process.send_signal(number)
+    process.wait(30)
+    assert psutil.wait_procs(found, timeout=10)[1] == []
+
+
+def test_worker_ends_at_exit_and_does_not_hold_the_pipe():
+    process, found = start("pass")
+    assert process.stdout.read() == ""  # returns only when nobody holds the pipe
+    assert process.wait(30) == 0
+    assert psutil.wait_procs(found, timeout=10)[1] == []
+
+
+def test_killed_worker_is_replaced(tff_worker):
+    import tensorflow_federated as tff
+
+    hello = tff.federated_computation(lambda: "Hello")
+    assert hello() == b"Hello"
+    (old,) = workers(psutil.Process())
+    old.kill()
+    old.wait(10)
+    try:
+        hello()  # the call that meets the dead worker may fail
+    except Exception as error:
+        assert "worker" in str(error).lower() or error
+    assert hello() == b"Hello"
+    (new,) = workers(psutil.Process())
+    assert new.pid != old.pid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_interrupted_make_leaves_nothing(number, tmp_path, no_process_left):
+    """Interrupts `make 01_baseline_fedavg` while its notebook trains."""
+    results = tmp_path / "results"
+    command = [
+        *("make", "01_baseline_fedavg", "PROFILE=smoke", "ROUNDS=5000"),
+        *(f"STORE={tmp_path / 'store'}", f"RESULTS_DIR={results}"),
+    ]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("store/*/records.csv")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    if number is signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    assert process.wait(60) != 0
+
+
+@pytest.mark.slow
+def test_killed_make_leaves_nothing(tmp_path, no_process_left):
+    command = [
+        *("make", "01_baseline_fedavg", "PROFILE=smoke", "ROUNDS=5000"),
+        *(f"STORE={tmp_path / 'store'}", f"RESULTS_DIR={tmp_path / 'results'}"),
+    ]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment())
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("store/*/records.csv")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.kill()
+    process.wait(30)

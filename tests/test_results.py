@@ -1,0 +1,96 @@
+import multiprocessing
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fedutils import results
+
+
+def test_a_killed_writer_never_leaves_half_a_file(tmp_path):
+    """A process that rewrites a file without end is killed; the file is always whole."""
+    script = (
+        "import sys, pathlib; from fedutils import results\n"
+        "for k in range(10**9):\n"
+        "    rows = [{'round': i, 'value': k} for i in range(2000)]\n"
+        "    results.write_rows(pathlib.Path(sys.argv[1]), rows)\n"
+    )
+    path = tmp_path / "records.csv"
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", script, str(path)])
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.kill()
+        process.wait()
+        rows = results.read_rows(path)
+        assert len(rows) == 2000
+        assert len({row["value"] for row in rows}) == 1
+        path.unlink()
+
+
+def test_rows_round_trip_with_gaps(tmp_path):
+    rows = [{"round": 0, "a": None}, {"round": 1, "a": 0.5, "late": 3}]
+    results.write_rows(tmp_path / "x.csv", rows)
+    assert results.read_rows(tmp_path / "x.csv") == [
+        {"round": "0", "a": "", "late": ""},
+        {"round": "1", "a": "0.5", "late": "3"},
+    ]
+    assert results.read_rows(tmp_path / "none.csv") == []
+
+
+def test_folder_is_keyed_by_all_that_decides(tmp_path):
+    def folder(config, decides):
+        return results.open_run(tmp_path, "run", config, decides).folder
+
+    first = folder({"seed": 1}, {"code": "a"})
+    assert folder({"seed": 1}, {"code": "a"}) == first
+    assert folder({"seed": 2}, {"code": "a"}) != first
+    assert folder({"seed": 1}, {"code": "b"}) != first
+
+
+def _hold(folder, held, release):
+    with results.Run(folder).locked():
+        held.set()
+        release.wait()
+
+
+def test_second_process_waits_and_says_who_holds_the_run(tmp_path, capfd):
+    run = results.open_run(tmp_path, "run", {}, {})
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(run.folder, held, release))
+    holder.start()
+    assert held.wait(60)
+    waiter = context.Process(target=_hold, args=(run.folder, context.Event(), release))
+    waiter.start()
+    deadline = time.monotonic() + 60
+    said = ""
+    while f"held by process {holder.pid}" not in said:
+        assert time.monotonic() < deadline
+        said += capfd.readouterr().out
+        time.sleep(0.1)
+    assert waiter.is_alive()
+    release.set()
+    holder.join(30)
+    waiter.join(30)
+    assert (holder.exitcode, waiter.exitcode) == (0, 0)
+
+
+def test_publish_keeps_other_entries(tmp_path):
+    runs = []
+    for seed in (1, 2):
+        config = {"recipe": "none", "data": {"name": "synthetic"}, "seed": seed}
+        run = results.open_run(tmp_path / "store", f"none-synthetic-seed{seed}", config, {})
+        results.write_rows(run.records_path, [{"round": 0, "test_accuracy": 0.1 * seed}])
+        run.finish({"commit": f"c{seed}"})
+        runs.append(run)
+        results.publish([run], tmp_path / "published")
+    table = results.tidy(runs)
+    assert table["seed"].tolist() == [1, 2]
+    assert table["test_accuracy"].tolist() == pytest.approx([0.1, 0.2])
+    published = sorted(p.name for p in (tmp_path / "published" / "records").iterdir())
+    assert published == ["none-synthetic-seed1.csv", "none-synthetic-seed2.csv"]
+    text = (tmp_path / "published" / "provenance.json").read_text()
+    assert '"c1"' in text and '"c2"' in text
