@@ -21,9 +21,9 @@ from fedutils.codecs.transforms import rms
 class GaussianLevels(Stage):
     """The Lloyd-Max quantizer of the Gaussian, for rotated vectors, and one scale.
 
-    Vargaftik et al. 2021 (DRIVE, one bit) and 2022 (EDEN, section 3). With c the levels of the
+    Vargaftik et al. 2021 (DRIVE, one bit) and 2022 (EDEN). With c the levels of the
     elements x, the scale is |x|^2 / <x, c>, which over random rotations makes the decoded
-    vector unbiased (DRIVE, theorem 2), or <x, c> / |c|^2, which makes its error least.
+    vector unbiased, or <x, c> / |c|^2, which makes its error least.
 
     bits: 1 to 8. Symbols are 0 … 2^bits - 1.
     unbiased: which of the two scales. Over a Hadamard rotation, instead of a uniformly random
@@ -97,7 +97,7 @@ class FittedLevels(Stage):
 class PowersOfTwo(Stage):
     """Rounds magnitudes at random to one of the two neighbouring powers of two: unbiased.
 
-    Horváth et al. 2019 (natural compression), definition 1: the sign and the eight exponent
+    Horváth et al. 2019 (natural compression), section 2: the sign and the eight exponent
     bits of float32 remain. No scale is needed. Between two powers of two, a float32's mantissa
     bits are its fraction of the way, so that adding 23 random bits to them and cutting them
     off is the rounding; it is exact for denormals and zero, too.

@@ -81,7 +81,7 @@ class DeadZone(Quantizer):
     """Rounds towards zero more often than not: sign(x) floor(|x| + rounding).
 
     rounding: 1/2 is `Nearest`; less widens the zone that becomes 0 to 2 (1 - rounding) and
-      trades error for rate (Sullivan 1996, section III). Biased.
+      trades error for rate (Sullivan 1996). Biased.
     """
 
     rounding: float = 1 / 3
@@ -137,7 +137,7 @@ class MinMax(Stage):
 class TwoMeans(Stage):
     """One bit, the sign; decoded as the mean of the elements that share it.
 
-    Seide et al. 2014, section 2 (there for each column of a weight matrix). Biased.
+    Seide et al. 2014 (there for each column of a weight matrix). Biased.
     """
 
     unbiased: ClassVar[bool] = False

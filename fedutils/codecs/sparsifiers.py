@@ -13,7 +13,7 @@ from fedutils.codecs.base import Decoded, Encoded, Length, Stage, length_of
 class Threshold(Stage):
     """Sets magnitudes below the round parameter `threshold` to zero (biased).
 
-    Strom 2015, section 2. Behind `transforms.Rms` its unit is one standard deviation.
+    Strom 2015. Behind `transforms.Rms` its unit is one standard deviation.
     """
 
     size: float = 1.0
@@ -53,7 +53,7 @@ class TopK(Stage):
 class RandomK(Stage):
     """Keeps ceil(fraction n) numbers at random positions, which only the seed tells.
 
-    Konečný et al. 2016, section 2 (random mask).
+    Konečný et al. 2016, section 3 (subsampling).
 
     unbiased: whether what is kept is scaled up by n / k, which makes it unbiased.
     """

@@ -161,7 +161,7 @@ class Hadamard(Stage):
     3. random signs, then the transform of the first 2^p elements.
 
     Each step is orthogonal, so errors keep their norm. Source of the transform: Ailon and
-    Chazelle 2009, section 2; its use for this purpose: Suresh et al. 2017, section 3.
+    Chazelle 2009; its use for this purpose: Suresh et al. 2017, section 3.
     """
 
     needs_seed: ClassVar[bool] = True
