@@ -23,16 +23,16 @@ class Ans:
         symbols = tf.cast(symbols, tf.int64)
         centre = centre_of(symbols)
         size = tf.size(symbols, tf.int64)[None]
-        return segments.encode(symbols - centre, size, centre, segments.no_side(), 0)
+        return segments.encode(symbols - centre, size, centre, segments.no_side())
 
     def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """uint8[...] -> (int32[m], ok); zeros if not ok."""
         m = tf.cast(m, tf.int64)
         known = segments.bound_bits(m) // 8
-        opened = segments.open_payload(data[:known], m, tf.zeros([0], tf.int32), 0)
+        opened = segments.open_payload(data[:known], m)
         positions, ok = segments.positions(opened, m[None])
         _, whole = segments.read_flags(opened, tf.zeros([], tf.int64))
-        ok &= opened.ok & whole & tf.equal(opened.mode, 0) & (tf.size(data, tf.int64) <= known)
+        ok &= opened.ok & whole & (tf.size(data, tf.int64) <= known)
         return place(positions, opened.values, opened.centre, m, ok)
 
 

@@ -8,6 +8,7 @@ each is worth its table.  Side information of the caller, tokens and flags, goes
     [gamma: head] [gamma: segments] [rice: histograms] [stream: tokens and raw bits]
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -38,12 +39,14 @@ def bound_bits(m: int, side_tokens: int = 0, side_contexts: int = 0, flags: int 
 class Side(NamedTuple):
     """What a caller sends along.
 
-    mode: int64 scalar, 0 or more, small.
+    header: int64[H], `0 <= header < 2**32`, in gamma codes.
+    contexts: int32 scalar, how many histograms the tokens have.
     context, token: int32[S] each, histogram and value (in [0, SIDE_ALPHABET)) of each token.
     flags: int64[F] of zeros and ones, at one bit each.
     """
 
-    mode: tf.Tensor
+    header: tf.Tensor
+    contexts: tf.Tensor
     context: tf.Tensor
     token: tf.Tensor
     flags: tf.Tensor
@@ -52,7 +55,8 @@ class Side(NamedTuple):
 class Opened(NamedTuple):
     """A payload whose tokens are decoded, before anything is known of the segments' sizes.
 
-    mode, centre: as given to `encode`.
+    header: int64[H], as in `Side`; empty if there is no side information.
+    centre: as given to `encode`.
     counts: int64[C], integers coded in each segment.
     dense: int64 scalar, how many of the first segments have all their integers coded.
     side: int32[S], the side tokens.
@@ -63,7 +67,7 @@ class Opened(NamedTuple):
     ok: bool scalar.
     """
 
-    mode: tf.Tensor
+    header: tf.Tensor
     centre: tf.Tensor
     counts: tf.Tensor
     dense: tf.Tensor
@@ -78,13 +82,11 @@ class Opened(NamedTuple):
 
 def no_side() -> Side:
     """The side information of a caller who has none."""
-    none = tf.zeros([0], tf.int32)
-    return Side(tf.constant(0, tf.int64), none, none, tf.zeros([0], tf.int64))
+    none, nothing = tf.zeros([0], tf.int32), tf.zeros([0], tf.int64)
+    return Side(nothing, tf.constant(0), none, none, nothing)
 
 
-def encode(
-    y: tf.Tensor, sizes: tf.Tensor, centre: tf.Tensor, side: Side, side_contexts: int
-) -> tf.Tensor:
+def encode(y: tf.Tensor, sizes: tf.Tensor, centre: tf.Tensor, side: Side) -> tf.Tensor:
     """Codes integers.
 
     Args:
@@ -92,7 +94,6 @@ def encode(
         sizes: int64[C], how many integers each segment has, C <= MAX_SEGMENTS.
         centre: int64 scalar, absolute value below 2**31, for the caller's use.
         side: see `Side`.
-        side_contexts: how many histograms the side tokens have.
 
     Returns:
         uint8[...].
@@ -124,7 +125,7 @@ def encode(
     value_token = tf.cast(value_token - lowest, tf.int32)
     value_group = tf.gather(group, _spread(counts))
     side_codes = models.histogram_codes(
-        _counts(side.context, side.token, side_contexts, side_span)
+        _counts(side.context, side.token, side.contexts, side_span)
     )
     value_codes = models.histogram_codes(
         _counts(value_group, value_token, groups, span)
@@ -134,7 +135,7 @@ def encode(
         gamma_fields(
             tf.stack(
                 [
-                    side.mode,
+                    tf.cast(tf.size(side.header) > 0, tf.int64),
                     used,
                     bitio.zigzag(centre),
                     bitio.zigzag(lowest),
@@ -143,12 +144,13 @@ def encode(
                 ]
             )
         ),
+        gamma_fields(side.header),
         gamma_fields(tf.concat([counts, bitio.zigzag(_differences(rates))], 0)),
         rice_fields(
             tf.concat([_delta(side_codes), _delta(value_codes)], 0), tf.constant(_RICE, tf.int64)
         ),
         *stream.encode(
-            _contexts(side.context, side_contexts, segment, value_group, tf.size(counts)),
+            _contexts(side, segment, value_group, tf.size(counts)),
             tf.concat([side.token, tf.cast(gap_token, tf.int32), value_token], 0),
             _frequencies(side_codes, rates, value_codes, longest),
             (
@@ -162,15 +164,18 @@ def encode(
 
 
 def open_payload(
-    data: tf.Tensor, longest: tf.Tensor, side_context: tf.Tensor, side_contexts: int
+    data: tf.Tensor,
+    longest: tf.Tensor,
+    header_size: int = 0,
+    side_of: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> Opened:
     """Decodes all that does not depend on the segments' sizes.
 
     Args:
         data: uint8[...].
         longest: int64 scalar, no more integers than this can have been coded.
-        side_context: int32[S], as in `Side`; side tokens are only read if the mode is not 0.
-        side_contexts: as in `encode`.
+        header_size: how many numbers a header has, if there is one.
+        side_of: gives (contexts, context), as in `Side`, from any int64[header_size] header.
     """
     size = tf.size(data, tf.int64)
     words = bitio.bytes_to_words(data)
@@ -182,15 +187,19 @@ def open_payload(
     mode, segments, span, side_span = tf.unstack(
         tf.stack([mode, segments, span, side_span]) * tf.cast(ok, tf.int64)
     )
+    header, start, header_ok = read_gamma(words, start, header_size * mode)
+    none = (tf.constant(0), tf.zeros([0], tf.int32))
+    contexts, context = none
+    if side_of is not None:
+        contexts, context = tf.cond(mode > 0, lambda: side_of(header), lambda: none)
     numbers, start, numbers_ok = read_gamma(words, start, 2 * segments)
     counts, rates = numbers[:segments], tf.cumsum(bitio.unzigzag(numbers[segments:]))
-    ok &= numbers_ok & (tf.reduce_sum(counts) <= longest)
+    ok &= header_ok & numbers_ok & (tf.reduce_sum(counts) <= longest)
     counts *= tf.cast(ok, tf.int64)
     dense = tf.reduce_sum(tf.math.cumprod(tf.cast(tf.equal(rates, 0), tf.int64)))
 
-    side_context = side_context[: tf.cast(mode, tf.int32) * tf.size(side_context)]
     group, groups = _histogram_of(counts)
-    shapes = [[tf.cast(side_contexts, tf.int64), side_span], [groups, span]]
+    shapes = [[tf.cast(contexts, tf.int64), side_span], [groups, span]]
     entries = [rows * columns for rows, columns in shapes]
     total = entries[0] + entries[1]
     deltas, start, deltas_ok = read_rice(
@@ -202,16 +211,15 @@ def open_payload(
         for part, shape in zip(tf.split(deltas, tf.stack(entries)), shapes, strict=True)
     ]
     segment = _spread(tf.where(tf.range(segments) < dense, tf.zeros_like(counts), counts))
-    contexts = _contexts(
-        side_context,
-        side_contexts,
-        segment,
-        tf.gather(group, _spread(counts)),
-        tf.cast(segments, tf.int32),
+    side = Side(header, contexts, context, context, header)
+    bits = stream.decode(
+        words,
+        start,
+        8 * size,
+        _contexts(side, segment, tf.gather(group, _spread(counts)), tf.cast(segments, tf.int32)),
+        _frequencies(codes[0], rates, codes[1], longest),
     )
-    frequencies = _frequencies(codes[0], rates, codes[1], longest)
-    bits = stream.decode(words, start, 8 * size, contexts, frequencies)
-    sizes = tf.stack([tf.size(side_context), tf.size(segment), -1])
+    sizes = tf.stack([tf.size(context), tf.size(segment), -1])
     side, gap_token, value_token = tf.split(bits.tokens, sizes, num=3)
     gap_token = tf.cast(gap_token, tf.int64)
     value_token = tf.cast(value_token, tf.int64) + lowest
@@ -223,7 +231,7 @@ def open_payload(
     )
     gaps, values = magnitudes[: tf.size(gap_token)], magnitudes[tf.size(gap_token) :]
     return Opened(
-        mode,
+        header,
         centre,
         counts,
         dense,
@@ -286,10 +294,10 @@ def _histogram_of(counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(tf.clip_by_value(group, 0, groups - 1), tf.int32), groups
 
 
-def _contexts(side, side_contexts, segment, value_group, segments) -> tf.Tensor:
+def _contexts(side: Side, segment, value_group, segments) -> tf.Tensor:
     """Rows of `_frequencies` for side tokens, gaps and values."""
-    value_context = side_contexts + segments + value_group
-    return tf.concat([side, side_contexts + tf.cast(segment, tf.int32), value_context], 0)
+    gap, value = side.contexts + segment, side.contexts + segments + value_group
+    return tf.concat([side.context, gap, value], 0)
 
 
 def _frequencies(side_codes, rates, value_codes, longest) -> tf.Tensor:
