@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedutils.codecs import base, transforms
+from fedutils.codecs import base, recipes
 from fedutils.codecs.base import Codec
 
 Layout = list[tuple[int, ...]]
@@ -158,14 +158,8 @@ def compressed_aggregator(
     """
     compression = _as_compression(compression)
     if min_elements > 0:
-        inner = compression
-
-        def with_small_whole(layout: Layout) -> Codec:
-            sizes = tuple(map(math.prod, layout))
-            large = [shape for shape in layout if math.prod(shape) >= min_elements]
-            return base.chain(transforms.SetAside(sizes, min_elements), inner.for_layout(large))
-
-        compression = dataclasses.replace(compression, codec=with_small_whole)
+        codec = recipes.small_whole(compression.for_layout, min_elements)
+        compression = dataclasses.replace(compression, codec=codec)
     mean = CompressedMeanFactory if weighted else CompressedUnweightedMeanFactory
     factory = mean(compression)
     quantile = tff.aggregators.PrivateQuantileEstimationProcess.no_noise
