@@ -89,7 +89,8 @@ class CompressedSumFactory(tff.aggregators.UnweightedAggregationFactory):
 
         payload_bits_sum, payload_bits_max: int64, of the strings as sent, over the clients.
         rejected_clients: int32, how many were left out.
-        squared_norm_sum: float32, sum of the squared norms of the clients' decoded values.
+        squared_norm_sum: float32, sum of the squared norms of the clients' decoded values (in a
+          weighted mean, of their products with the weights).
         sum_squared_norm: float32, squared norm of their sum; with the former it tells how much
           clients (and their quantization noise) agree.
         params: the parameters that this round used.

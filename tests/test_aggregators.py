@@ -1,0 +1,341 @@
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedutils import aggregators
+from fedutils.aggregators import (
+    CompressedMeanFactory,
+    CompressedSumFactory,
+    CompressedUnweightedMeanFactory,
+    Compression,
+    compressed_aggregator,
+)
+from fedutils.codecs import recipes
+from fedutils.codecs.base import Codec, chain
+from fedutils.codecs.entropy.packing import FixedWidth
+from fedutils.codecs.floats import Raw
+from fedutils.codecs.quantizers import Stochastic
+from fedutils.codecs.transforms import Rms, Step
+
+pytestmark = pytest.mark.usefixtures("tff_worker")
+
+IDENTITY = chain(Raw())
+COARSE = chain(Rms(), Step(2.0), Stochastic(), FixedWidth())
+VALUE_TYPE = tff.to_type([(np.float32, (3, 4)), (np.float32, (5,))])
+VECTOR_TYPE = tff.TensorType(np.float32, [17])
+WEIGHT_TYPE = tff.TensorType(np.float32)
+WEIGHTS = [3.0, 0.1, 117.0, 20.0]
+
+
+@pytest.fixture
+def values():
+    rng = np.random.default_rng(0)
+    return [[rng.standard_normal((3, 4), "f4"), rng.standard_normal(5, "f4")] for _ in WEIGHTS]
+
+
+@pytest.fixture
+def vectors(values):
+    return [np.concatenate([a.ravel(), b]) for a, b in values]
+
+
+def run(process, *arguments, rounds=1):
+    state = process.initialize()
+    for _ in range(rounds):
+        output = process.next(state, *arguments)
+        state = output.state
+    return output
+
+
+def test_identity_codec_gives_tffs_mean_bit_for_bit(values):
+    ours = run(CompressedMeanFactory(IDENTITY).create(VALUE_TYPE, WEIGHT_TYPE), values, WEIGHTS)
+    plain = tff.aggregators.MeanFactory().create(VALUE_TYPE, WEIGHT_TYPE)
+    theirs = run(plain, values, WEIGHTS).result
+    for a, b in zip(ours.result, theirs, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_identity_codec_gives_tffs_unweighted_mean_and_sum_bit_for_bit(vectors):
+    for ours, theirs in [
+        (CompressedUnweightedMeanFactory(IDENTITY), tff.aggregators.UnweightedMeanFactory()),
+        (CompressedSumFactory(IDENTITY), tff.aggregators.SumFactory()),
+    ]:
+        a = run(ours.create(VECTOR_TYPE), vectors).result
+        assert a.tobytes() == run(theirs.create(VECTOR_TYPE), vectors).result.tobytes()
+
+
+def test_zeroing_and_clipping_are_tffs(values):
+    """Norms beyond the first clipping norm of 1, and one beyond the first zeroing norm of 10."""
+    values[3] = [v * 100 for v in values[3]]
+    ours = compressed_aggregator(IDENTITY).create(VALUE_TYPE, WEIGHT_TYPE)
+    theirs = tff.learning.robust_aggregator().create(VALUE_TYPE, WEIGHT_TYPE)
+    a, b = run(ours, values, WEIGHTS, rounds=3), run(theirs, values, WEIGHTS, rounds=3)
+    for x, y in zip(a.result, b.result, strict=True):
+        assert x.tobytes() == y.tobytes()
+    assert a.measurements["zeroing_norm"] == b.measurements["zeroing_norm"]
+    assert a.measurements["zeroed_count"] == b.measurements["zeroed_count"] == 1
+
+
+def test_composes_with_concat_factory(values):
+    factory = tff.aggregators.concat_factory(CompressedMeanFactory(IDENTITY))
+    composed = run(factory.create(VALUE_TYPE, WEIGHT_TYPE), values, WEIGHTS)
+    alone = run(CompressedMeanFactory(IDENTITY).create(VALUE_TYPE, WEIGHT_TYPE), values, WEIGHTS)
+    for a, b in zip(composed.result, alone.result, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_is_a_mean_factory_as_the_study_asks():
+    assert isinstance(CompressedMeanFactory(IDENTITY), tff.aggregators.MeanFactory)
+    assert isinstance(compressed_aggregator(COARSE), tff.aggregators.WeightedAggregationFactory)
+    unweighted = compressed_aggregator(COARSE, weighted=False)
+    assert isinstance(unweighted, tff.aggregators.UnweightedAggregationFactory)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_client_that_is_not_finite_leaves_numerator_and_denominator(bad, values):
+    process = CompressedMeanFactory(IDENTITY).create(VALUE_TYPE, WEIGHT_TYPE)
+    values[2][0][1, 1] = bad
+    output = run(process, values, WEIGHTS)
+    kept = [0, 1, 3]
+    expected = run(process, [values[i] for i in kept], [WEIGHTS[i] for i in kept])
+    for a, b in zip(output.result, expected.result, strict=True):
+        assert np.array_equal(a, b)
+    assert output.measurements["rejected_clients"] == 1
+    assert output.measurements["payload_bits_sum"] == expected.measurements["payload_bits_sum"]
+
+
+def test_client_whose_weight_is_not_finite_is_rejected(values):
+    process = CompressedMeanFactory(IDENTITY).create(VALUE_TYPE, WEIGHT_TYPE)
+    output = run(process, values, [1.0, np.nan, 1.0, 1.0])
+    assert output.measurements["rejected_clients"] == 1
+    assert all(np.isfinite(a).all() for a in output.result)
+
+
+def test_mean_is_zero_if_every_client_is_rejected(vectors):
+    process = CompressedMeanFactory(IDENTITY).create(VECTOR_TYPE, WEIGHT_TYPE)
+    output = run(process, [v * np.nan for v in vectors], WEIGHTS)
+    assert not output.result.any()
+    assert output.measurements["rejected_clients"] == len(vectors)
+    assert output.measurements["payload_bits_max"] == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Damaging(Codec):
+    """Flips a bit of the payload of vectors that begin with a number above 100."""
+
+    def encode(self, x, params, seed):
+        payload = super().encode(x, params, seed)
+        data = tf.io.decode_raw(payload, tf.uint8)
+        flipped = tf.concat([data[:-1], tf.bitwise.bitwise_xor(data[-1:], 4)], axis=0)
+        damaged = tf.strings.reduce_join(tf.gather(ALL_BYTES, tf.cast(flipped, tf.int32)))
+        return tf.where(x[0] > 100, damaged, payload)
+
+
+ALL_BYTES = [bytes([i]) for i in range(256)]
+
+
+def test_damaged_payload_is_rejected_and_billed(vectors):
+    codec = Damaging(IDENTITY.stages, IDENTITY.coder)
+    process = CompressedUnweightedMeanFactory(codec).create(VECTOR_TYPE)
+    vectors[1][0] = 1000
+    output = run(process, vectors)
+    expected = run(process, [vectors[i] for i in (0, 2, 3)])
+    assert np.array_equal(output.result, expected.result)
+    assert output.measurements["rejected_clients"] == 1
+    assert output.measurements["payload_bits_sum"] == 4 * 8 * (4 + 4 * 17)
+
+
+def test_payload_bits_are_the_strings(values):
+    """The step, the weight and the check, 32 bits each; the scale; four bits or so a number."""
+    process = CompressedMeanFactory(COARSE).create(VALUE_TYPE, WEIGHT_TYPE)
+    wire = aggregators._Wire(COARSE, 17, weighted=True)
+    seed = announced_seed(process)
+    params = {"step": tf.constant(2.0)}
+    lengths = []
+    for value, weight in zip(values, WEIGHTS, strict=True):
+        x = tf.concat([tf.reshape(v, [-1]) for v in value], axis=0)
+        string = wire.encode(x, tf.constant(weight), params, seed).numpy()
+        lengths.append(8 * len(string))
+    measured = run(process, values, WEIGHTS).measurements
+    assert measured["payload_bits_sum"] == sum(lengths)
+    assert measured["payload_bits_max"] == max(lengths)
+
+
+def announced_seed(process):
+    state = process.initialize()
+    return tf.random.stateless_uniform(
+        [], [state["seed"], state["round"]], None, None, tf.int32, alg="philox"
+    )
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_exactly_one_string_crosses_from_each_client(weighted):
+    factory = compressed_aggregator(COARSE, zeroing=False, clipping=False, weighted=weighted)
+    process = factory.create(VALUE_TYPE, *[WEIGHT_TYPE] * weighted)
+    crossed = []
+
+    def note(block):
+        if isinstance(block, tff.framework.Call):
+            function = block.function
+            if isinstance(function, tff.framework.Intrinsic) and function.uri.startswith(
+                "federated_aggregate"
+            ):
+                crossed.append(block.argument.type_signature[0].member)
+        return block, False
+
+    tff.framework.transform_postorder(process.next.to_building_block(), note)
+    assert crossed == [tff.TensorType(np.str_)]
+
+
+def test_runs_with_equal_seeds_are_equal_and_others_not(vectors):
+    def result(seed, rounds=1):
+        process = CompressedMeanFactory(Compression(COARSE, seed)).create(VECTOR_TYPE, WEIGHT_TYPE)
+        return run(process, vectors, WEIGHTS, rounds=rounds).result
+
+    assert np.array_equal(result(1), result(1))
+    assert not np.array_equal(result(1), result(2))
+    assert not np.array_equal(result(1), result(1, rounds=2))
+
+
+def test_mean_of_a_coarse_unbiased_codec_is_right_over_rounds(vectors):
+    process = CompressedMeanFactory(COARSE).create(VECTOR_TYPE, WEIGHT_TYPE)
+    state, results = process.initialize(), []
+    for _ in range(200):
+        output = process.next(state, vectors, WEIGHTS)
+        state = output.state
+        results.append(output.result)
+    expected = np.average(vectors, axis=0, weights=WEIGHTS)
+    deviation = (np.mean(results, axis=0) - expected) / (np.std(results, axis=0) / np.sqrt(200))
+    assert np.abs(deviation).max() < 4.5
+
+
+class Doubling:
+    """Doubles the step when the payload was large; counts how often."""
+
+    def initialize(self, params):
+        return collections.OrderedDict(times=tf.constant(0))
+
+    def next(self, state, params, measurements):
+        large = measurements["payload_bits_max"] > 0
+        step = tf.where(large, 2 * params["step"], params["step"])
+        times = state["times"] + tf.cast(large, tf.int32)
+        return collections.OrderedDict(times=times), collections.OrderedDict(step=step)
+
+
+def test_controller_changes_the_parameters_of_the_next_round(vectors):
+    compression = Compression(COARSE, controller=Doubling())
+    process = CompressedMeanFactory(compression).create(VECTOR_TYPE, WEIGHT_TYPE)
+    output = run(process, vectors, WEIGHTS, rounds=3)
+    assert output.measurements["params"]["step"] == 8.0
+    assert output.measurements["rejected_clients"] == 0
+    assert output.state["params"]["step"] == 16.0
+    assert output.state["controller"]["times"] == 3
+
+
+def test_measured_norms_are_those_of_the_decoded_values(vectors):
+    measured = run(CompressedSumFactory(IDENTITY).create(VECTOR_TYPE), vectors).measurements
+    np.testing.assert_allclose(measured["squared_norm_sum"], np.sum(np.square(vectors)), rtol=1e-5)
+    total = np.sum(vectors, axis=0)
+    np.testing.assert_allclose(measured["sum_squared_norm"], total @ total, rtol=1e-5)
+
+
+def test_small_variables_are_whole_if_the_caller_wants_it(values):
+    weights = [1.0, 1.0, 1.0, 1.0]
+    plain = [np.mean([v[i] for v in values], axis=0) for i in range(2)]
+    options = {"zeroing": False, "clipping": False}
+    whole = compressed_aggregator(COARSE, min_elements=6, **options)
+    output = run(whole.create(VALUE_TYPE, WEIGHT_TYPE), values, weights)
+    np.testing.assert_allclose(output.result[1], plain[1], rtol=1e-6)
+    assert not np.allclose(output.result[0], plain[0])
+    # Whole, five numbers cost 160 bits; coded, hardly any.
+    coded = compressed_aggregator(COARSE, **options).create(VALUE_TYPE, WEIGHT_TYPE)
+    saved = run(coded, values, weights).measurements["payload_bits_sum"]
+    assert output.measurements["payload_bits_sum"] - saved > 4 * 120
+
+
+def test_builder_is_given_the_shapes_of_the_large_variables():
+    given = []
+
+    def build(layout):
+        given.append(list(layout))
+        return COARSE
+
+    compressed_aggregator(build, min_elements=6).create(VALUE_TYPE, WEIGHT_TYPE)
+    compressed_aggregator(build).create(VALUE_TYPE, WEIGHT_TYPE)
+    assert given == [[(3, 4)], [(3, 4), (5,)]]
+
+
+def test_only_float32_is_encoded():
+    with pytest.raises(TypeError, match="Only float32"):
+        CompressedSumFactory(IDENTITY).create(tff.TensorType(np.int32, [3]))
+    with pytest.raises(TypeError, match="weight must be a float32"):
+        CompressedMeanFactory(IDENTITY).create(VECTOR_TYPE, tff.TensorType(np.int32))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 7, 8, 11, 12, 40])
+def test_string_cut_short_anywhere_is_rejected(cut, vectors):
+    wire = aggregators._Wire(COARSE, 17, weighted=True)
+    string = wire.encode(
+        tf.constant(vectors[0]), tf.constant(2.0), {"step": tf.constant(2.0)}, tf.constant(1)
+    ).numpy()
+    assert bool(wire.decode(string)[2])
+    value, weight, ok = wire.decode(string[:cut][: len(string) - 1])
+    assert not bool(ok)
+    assert not value.numpy().any()
+    assert weight == 0
+
+
+def test_every_bit_of_the_string_is_under_the_check(vectors):
+    """The weight and the codec's parameters, too."""
+    wire = aggregators._Wire(COARSE, 17, weighted=True)
+    string = wire.encode(
+        tf.constant(vectors[0]), tf.constant(2.0), {"step": tf.constant(2.0)}, tf.constant(1)
+    ).numpy()
+    decode = tf.function(wire.decode, input_signature=[tf.TensorSpec([], tf.string)])
+    for bit in range(8 * len(string)):
+        data = bytearray(string)
+        data[bit // 8] ^= 1 << bit % 8
+        assert not bool(decode(bytes(data))[2]), bit
+
+
+def test_federated_averaging_with_the_identity_codec_is_plain_bit_for_bit():
+    def model():
+        keras = tf.keras.Sequential(
+            [
+                tf.keras.layers.InputLayer((4,)),
+                tf.keras.layers.Dense(3, kernel_initializer=tf.keras.initializers.GlorotNormal(1)),
+            ]
+        )
+        return tff.learning.models.from_keras_model(
+            keras,
+            input_spec=(tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32)),
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+
+    rng = np.random.default_rng(1)
+    clients = [
+        tf.data.Dataset.from_tensor_slices(
+            (rng.standard_normal((k, 4), "f4"), rng.integers(0, 3, k).astype("i4"))
+        ).batch(4)
+        for k in (7, 3, 12)
+    ]
+
+    def weights(aggregator):
+        process = tff.learning.algorithms.build_weighted_fed_avg(
+            model,
+            client_optimizer_fn=tff.learning.optimizers.build_sgdm(0.1),
+            server_optimizer_fn=tff.learning.optimizers.build_sgdm(1.0),
+            model_aggregator=aggregator,
+        )
+        state = process.initialize()
+        for _ in range(3):
+            state = process.next(state, clients).state
+        return process.get_model_weights(state).trainable
+
+    plain = weights(tff.aggregators.MeanFactory())
+    ours = weights(compressed_aggregator(recipes.identity, zeroing=False, clipping=False))
+    for a, b in zip(plain, ours, strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
