@@ -45,7 +45,7 @@ def write_words(values: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Te
     shifted = tf.bitwise.left_shift(values, 31 - tf.bitwise.bitwise_and(last, 31))
     # The field ends in `word`; what does not fit there ends the word before.  Fields are
     # disjoint, so adding is the same as or-ing.
-    count = (total + _WORD - 1) // _WORD
+    count = tf.maximum((total + _WORD - 1) // _WORD, 1)
     low = tf.math.unsorted_segment_sum(tf.bitwise.bitwise_and(shifted, _LOW), word, count)
     high = tf.bitwise.right_shift(shifted, tf.constant(_WORD, tf.int64))
     return low + tf.math.unsorted_segment_sum(high, word - 1, count), total

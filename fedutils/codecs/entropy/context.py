@@ -226,7 +226,6 @@ def _side(layout: Layout, model: Model) -> segments.Side:
 def _parse(layout: Layout, header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Choices, bases and which variables are signed, in range whatever the header holds."""
     lists = 2 * layout.variables
-    header = tf.ensure_shape(header, [5 * layout.variables])
     base = tf.clip_by_value(bitio.unzigzag(header[lists : 2 * lists]), -1000, 1000)
     return tf.minimum(header[:lists], len(_STEPS) - 1), base, header[2 * lists :]
 

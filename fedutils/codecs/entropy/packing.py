@@ -19,13 +19,15 @@ class FixedWidth:
         """Most bits a payload of `m` symbols can have."""
         return 8 * ((12 + 32 + 32 * m + 7) // 8)
 
+    def payload_bytes(self, symbols: tf.Tensor) -> tf.Tensor:
+        """Size of the payload of int32[m], an int64 scalar, without making it."""
+        _, width, low = _range(symbols)
+        bits = 12 + bitio.bit_length(bitio.zigzag(low)) + width * tf.size(symbols, tf.int64)
+        return (bits + 7) // 8
+
     def encode(self, symbols: tf.Tensor) -> tf.Tensor:
         """int32[m] -> uint8[...]."""
-        symbols = tf.cast(symbols, tf.int64)
-        empty = tf.equal(tf.size(symbols), 0)
-        low = tf.where(empty, tf.zeros([], tf.int64), tf.reduce_min(symbols))
-        high = tf.where(empty, tf.zeros([], tf.int64), tf.reduce_max(symbols))
-        width = bitio.bit_length(high - low)
+        symbols, width, low = _range(symbols)
         start = bitio.zigzag(low)
         start_width = bitio.bit_length(start)
         values = tf.concat([[width, start_width, start], symbols - low], 0)
@@ -47,3 +49,11 @@ class FixedWidth:
         symbols = low + bitio.read_bits(words, first + width * tf.range(m), width)
         ok &= tf.reduce_all(tf.equal(symbols, tf.cast(tf.cast(symbols, tf.int32), tf.int64)))
         return tf.cast(symbols, tf.int32) * tf.cast(ok, tf.int32), ok
+
+
+def _range(symbols: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Symbols as int64, the bits that their range needs, and the smallest."""
+    symbols = tf.cast(symbols, tf.int64)
+    some = tf.size(symbols) > 0
+    low = tf.where(some, tf.reduce_min(symbols), 0)
+    return symbols, bitio.bit_length(tf.where(some, tf.reduce_max(symbols), 0) - low), low
