@@ -144,7 +144,7 @@ def list_recipes() -> None:
 
     width = max(map(len, recipes.RECIPES))
     for recipe in recipes.RECIPES.values():
-        click.echo(f"{recipe.name:<{width}}  {recipe.summary} [{recipe.paper}]")
+        click.echo(f"{recipe.name:<{width}}  {recipe.paper}. {recipe.sentence}")
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +19,9 @@ from fedutils.units import format_bits
 # is faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+# Recipes of this project, set off from those of the literature.
+OWN = ("default",)
 
 LABELS = {
     "test_accuracy": "Test accuracy",
@@ -81,6 +84,7 @@ def curve(axes: Axes, records: pd.DataFrame, x: str, y: str) -> None:
         axes.plot(mean[x], mean[y], markevery=every, markersize=5, label=recipe, **look)
     if x != "round":
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(base=2, numticks=6))
         axes.xaxis.set_major_formatter(_bits_formatter)
     if y.endswith("accuracy"):
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
@@ -141,7 +145,7 @@ def bits_by_content(bills: Mapping[str, Mapping[str, int]]) -> Figure:
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.grid(False, axis="y")
     axes.set_xlabel("Bits of one client in one round (logarithmic)")
-    axes.legend(title="Recipe", frameon=False, loc="center right")
+    axes.legend(title="Recipe", frameon=False, loc="lower right")
     return figure
 
 
@@ -180,6 +184,55 @@ def labels_by_client(labels: Mapping[str, np.ndarray], classes: int) -> Figure:
     axes.invert_yaxis()
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel=f"{len(labels)} clients", ylabel="Label")
+    return figure
+
+
+def rate_distortion(
+    measured: pd.DataFrame, entropies: pd.DataFrame, bound: Callable[[np.ndarray], np.ndarray]
+) -> Figure:
+    """Draws each codec's measured rate and distortion, with what theory says beside it.
+
+    Args:
+        measured: A row a recipe and update (`distortion.table`); their geometric mean is drawn.
+        entropies: Entropy and NMSE of uniform rounding by step (`distortion.entropy_curve`).
+        bound: Gaussian rate-distortion function: rates in bits a parameter to NMSE.
+    """
+    logs = measured.set_index("recipe")[["bits_per_parameter", "nmse"]]
+    logs = np.log(logs.clip(lower=1e-16))
+    points = np.exp(logs.groupby("recipe", sort=False).mean())
+    shown = points[points["nmse"] > 1e-9]  # lossless codecs have no place on this axis
+    figure, axes = plt.subplots(figsize=(10, 6.2), layout="constrained")
+    rates = np.geomspace(0.004, 12, 200)
+    axes.plot(rates, bound(rates), color="0.25", linewidth=1.2, linestyle="--", zorder=1)
+    axes.annotate(
+        "Gaussian bound $2^{-2R}$", (4.4, bound(4.4)), xytext=(-118, -16),
+        textcoords="offset points", fontsize="small", color="0.25",
+    )  # fmt: skip
+    axes.plot(
+        entropies["entropy_bits_per_parameter"], entropies["nmse"], color="0.6", linewidth=1.2,
+        zorder=1,
+    )  # fmt: skip
+    middle = entropies.iloc[len(entropies) // 2]
+    axes.annotate(
+        "order-0 entropy of uniform rounding (no payload)",
+        (middle["entropy_bits_per_parameter"], middle["nmse"]), xytext=(-250, -18),
+        textcoords="offset points", fontsize="small", color="0.45",
+    )  # fmt: skip
+    for name, point in shown.iterrows():
+        own = name in OWN
+        axes.plot(
+            point["bits_per_parameter"], point["nmse"], marker="*" if own else "o",
+            markersize=15 if own else 7, color=_COLOURS[1] if own else _COLOURS[0], zorder=3,
+        )  # fmt: skip
+        axes.annotate(
+            name, (point["bits_per_parameter"], point["nmse"]), xytext=(7, 4),
+            textcoords="offset points", fontsize="small", fontweight="bold" if own else None,
+        )  # fmt: skip
+    axes.set(
+        xscale="log", yscale="log", xlim=(0.004, 40), ylim=(1e-6, 100),
+        xlabel="Bits a parameter, measured on payloads", ylabel="NMSE of one update",
+    )  # fmt: skip
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     return figure
 
 

@@ -87,7 +87,9 @@ def build_process(config: RunConfig, classes: int) -> tff.learning.templates.Lea
         lambda: models.tff_model(classes, config.seed),
         client_optimizer_fn=tff.learning.optimizers.build_sgdm(config.client_learning_rate),
         server_optimizer_fn=tff.learning.optimizers.build_sgdm(config.server_learning_rate),
-        model_aggregator=recipes.get(config.recipe).aggregator(),
+        model_aggregator=recipes.get(config.recipe).aggregator(
+            seeds.stream(config.seed, "compression")
+        ),
     )
 
 
@@ -129,6 +131,15 @@ class Cohorts:
         ]
 
 
+def decides(federated: data.FederatedData) -> dict[str, object]:
+    """Returns what decides a run's numbers beside its configuration."""
+    return {
+        "data": federated.fingerprint,
+        "code": provenance.code_digest(),
+        "versions": provenance.versions(),
+    }
+
+
 def run(
     config: RunConfig,
     store: str | Path = results.DEFAULT_STORE,
@@ -153,11 +164,7 @@ def run(
         store,
         name=f"{config.recipe}-{config.data.name}-seed{config.seed}",
         config=dataclasses.asdict(config),
-        decides={
-            "data": federated.fingerprint,
-            "code": provenance.code_digest(),
-            "versions": provenance.versions(),
-        },
+        decides={**decides(federated), "recipe": recipes.get(config.recipe).code},
     )
     with found.locked():
         if found.provenance is None:

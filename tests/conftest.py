@@ -12,6 +12,8 @@ import psutil
 import pytest
 from support import SHARED
 
+import fedutils  # noqa: F401 (before TensorFlow, whose log noise it tames)
+
 
 @pytest.fixture(scope="session")
 def tff_worker():

@@ -1,0 +1,100 @@
+"""Rate and distortion: what codecs make of real updates, and what theory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from fedutils.codecs.base import Codec, tensors
+from fedutils.updates import Updates
+
+
+def measure(codec: Codec, vectors: np.ndarray, seed: int = 1) -> list[tuple[float, float]]:
+    """Encodes and decodes updates.
+
+    Args:
+        codec: The codec, used with its default parameters.
+        vectors: float32[updates, n].
+        seed: Of the codec's randomness.
+
+    Returns:
+        For each update the rate in bits a parameter, measured on the payload, and the distortion
+        as NMSE: the squared error's sum over the squared update's.
+
+    Raises:
+        ValueError: If the codec cannot read its own payload.
+    """
+    params, n = tensors(codec.default_params()), vectors.shape[1]
+    encode = tf.function(lambda x: codec.encode(x, params, tf.constant([seed, 0])), autograph=False)
+    decode = tf.function(lambda payload: codec.decode(payload, params, n), autograph=False)
+    measured = []
+    for vector in vectors:
+        payload = encode(tf.constant(vector))
+        decoded = decode(payload)
+        size = len(payload.numpy())
+        if not decoded.ok:
+            raise ValueError(f"{codec!r} rejected its own payload of {size} bytes")
+        error = decoded.values.numpy().astype(np.float64) - vector
+        nmse = np.sum(error**2) / np.sum(vector.astype(np.float64) ** 2)
+        measured.append((8 * size / n, float(nmse)))
+    return measured
+
+
+def table(codecs: Mapping[str, Codec], updates: Updates) -> pd.DataFrame:
+    """Measures codecs on updates.
+
+    Args:
+        codecs: By the recipe's name.
+        updates: Real updates.
+
+    Returns:
+        A row a recipe and update: `recipe`, `round`, `client`, `bits_per_parameter`, `nmse`.
+    """
+    rows = [
+        (name, where.round, where.client, rate, nmse)
+        for name, codec in codecs.items()
+        for where, (rate, nmse) in zip(
+            updates.table.itertuples(), measure(codec, updates.vectors), strict=True
+        )
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "round", "client", "bits_per_parameter", "nmse"])
+
+
+def gaussian_bound(rate: np.ndarray) -> np.ndarray:
+    """The least NMSE at which independent Gaussian numbers can be sent: 2^(-2 rate).
+
+    Shannon 1959; Cover and Thomas, Elements of Information Theory, theorem 10.3.2. Updates are
+    not Gaussian and not independent, so a codec that knows their structure may go below.
+
+    Args:
+        rate: Bits a parameter.
+    """
+    return 2.0 ** (-2.0 * np.asarray(rate))
+
+
+def entropy_curve(vector: np.ndarray, steps: Sequence[float]) -> pd.DataFrame:
+    """Rounds an update to one uniform grid after another and takes the symbols' entropy.
+
+    It is an estimate of what a coder needs that knows the symbols' frequencies and nothing else,
+    tables not counted; no payload is made.
+
+    Args:
+        vector: float32[n].
+        steps: Grid steps in standard deviations of the update.
+
+    Returns:
+        A row a step: `step`, `entropy_bits_per_parameter`, `nmse`.
+    """
+    rows = []
+    for step in steps:
+        size = step * vector.std(dtype=np.float64)
+        symbols = np.rint(vector / size)
+        _, counts = np.unique(symbols, return_counts=True)
+        shares = counts / len(vector)
+        error = symbols * size - vector
+        nmse = np.sum(error**2) / np.sum(vector.astype(np.float64) ** 2)
+        rows.append((step, -np.sum(shares * np.log2(shares)), nmse))
+    return pd.DataFrame(rows, columns=["step", "entropy_bits_per_parameter", "nmse"])
