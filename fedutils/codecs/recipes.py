@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fedutils.codecs.base import Codec, chain
 from fedutils.codecs.entropy.ans import Ans
+from fedutils.codecs.entropy.context import Context
 from fedutils.codecs.entropy.elias import EliasGamma
 from fedutils.codecs.entropy.packing import FixedWidth
 from fedutils.codecs.floats import Raw, SparseFloats
@@ -68,7 +69,7 @@ def default(layout: Layout, step: float = 40.0) -> Codec:
 
     step: in standard deviations of the client's update; a round parameter.
     """
-    return chain(Rms(), Step(step), Stochastic(), Ans())
+    return chain(Rms(), Step(step), Stochastic(), Context(tuple(map(tuple, layout))))
 
 
 @_recipe("identity", "-")
