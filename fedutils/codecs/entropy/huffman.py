@@ -93,9 +93,7 @@ class Huffman:
         """uint8[...] -> (int32[m], ok); zeros if not ok."""
         m = tf.cast(m, tf.int64)
         fixed = tf.reduce_all(tf.equal(data[:1], 0))
-        return tf.cond(
-            fixed, lambda: FixedWidth().decode(data[1:], m), lambda: _decode(data, m)
-        )
+        return tf.cond(fixed, lambda: FixedWidth().decode(data[1:], m), lambda: _decode(data, m))
 
 
 def _lane_shape(m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

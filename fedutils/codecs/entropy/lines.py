@@ -161,7 +161,8 @@ def order_of(layout: Layout, level: tf.Tensor, scale: tf.Tensor) -> Order:
 
 def position_of(order: Order, where: Where) -> tf.Tensor:
     """Positions of weights in the order, int64[k]."""
-    row_key, column_key = tf.gather(order.line_key, where.row), tf.gather(order.line_key, where.column)
+    row_key = tf.gather(order.line_key, where.row)
+    column_key = tf.gather(order.line_key, where.column)
     block = row_key * LEVELS + column_key % LEVELS
     width = tf.gather(order.level_lines, column_key)
     inside = tf.gather(order.line_rank, where.row) * width

@@ -85,9 +85,7 @@ def encode(
 
     state = tf.cast(seeds, tf.int64) + (1 << SEED_BITS)
     words = tf.TensorArray(tf.int32, turns, element_shape=[None])
-    _, state, words = tf.while_loop(
-        lambda turn, *_: turn >= 0, step, [turns - 1, state, words]
-    )
+    _, state, words = tf.while_loop(lambda turn, *_: turn >= 0, step, [turns - 1, state, words])
     words = words.concat()
     return Encoded(state, tf.cast(tf.boolean_mask(words, words >= 0), tf.int64))
 
@@ -144,9 +142,7 @@ def decode(
     )
     seeds = state - (1 << SEED_BITS)
     ok = tf.reduce_all((seeds >= 0) & (seeds < (1 << SEED_BITS))) & (used <= end)
-    return DecodedTokens(
-        tokens.concat()[: tf.size(contexts)], seeds, tf.cast(used, tf.int64), ok
-    )
+    return DecodedTokens(tokens.concat()[: tf.size(contexts)], seeds, tf.cast(used, tf.int64), ok)
 
 
 def _i64(value: int) -> tf.Tensor:

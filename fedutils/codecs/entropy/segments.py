@@ -124,12 +124,8 @@ def encode(y: tf.Tensor, sizes: tf.Tensor, centre: tf.Tensor, side: Side) -> tf.
     group, groups = _histogram_of(counts)
     value_token = tf.cast(value_token - lowest, tf.int32)
     value_group = tf.gather(group, _spread(counts))
-    side_codes = models.histogram_codes(
-        _counts(side.context, side.token, side.contexts, side_span)
-    )
-    value_codes = models.histogram_codes(
-        _counts(value_group, value_token, groups, span)
-    )
+    side_codes = models.histogram_codes(_counts(side.context, side.token, side.contexts, side_span))
+    value_codes = models.histogram_codes(_counts(value_group, value_token, groups, span))
     longest = tf.size(y, tf.int64)
     fields = [
         gamma_fields(
