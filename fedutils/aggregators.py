@@ -31,6 +31,9 @@ Layout = list[tuple[int, ...]]
 CodecBuilder = Callable[[Layout], Codec]
 
 
+_NOT_INLINED = {"_noinline": True}
+
+
 class Controller(Protocol):
     """Adapts a codec's parameters from the rounds before; pure TensorFlow functions.
 
@@ -234,7 +237,10 @@ def _create(
 
     def encode(announcement, value, weight):
         vector = tf.concat([tf.reshape(v, [-1]) for v in tf.nest.flatten(value)], axis=0)
-        return wire.encode(vector, weight, announcement["params"], announcement["seed"])
+        # Kept as one function: inlined, the codec's branches and loops become a graph on which
+        # TensorFlow's optimizer, run by TFF, has been seen to abort.
+        apart = tf.function(wire.encode, autograph=False, experimental_attributes=_NOT_INLINED)
+        return apart(vector, weight, announcement["params"], announcement["seed"])
 
     if wire.weighted:
         client_types = [value_type, weight_type]
@@ -261,7 +267,8 @@ def _create(
 
     @tff.tensorflow.computation(total_type, np.str_)
     def accumulate(total, string):
-        value, weight, ok = wire.decode(string)
+        apart = tf.function(wire.decode, autograph=False, experimental_attributes=_NOT_INLINED)
+        value, weight, ok = apart(string)
         bits = 8 * tf.strings.length(string, unit="BYTE")
         one = collections.OrderedDict(
             value=value,
