@@ -268,6 +268,15 @@ def test_builder_is_given_the_shapes_of_the_large_variables():
     assert given == [[(3, 4)], [(3, 4), (5,)]]
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_works_where_tff_computes(name, values):
+    factory = compressed_aggregator(recipes.RECIPES[name].build, zeroing=False, clipping=False)
+    output = run(factory.create(VALUE_TYPE, WEIGHT_TYPE), values, WEIGHTS)
+    assert output.measurements["rejected_clients"] == 0
+    assert output.measurements["payload_bits_sum"] > 0
+    assert all(np.isfinite(a).all() for a in output.result)
+
+
 def test_only_float32_is_encoded():
     with pytest.raises(TypeError, match="Only float32"):
         CompressedSumFactory(IDENTITY).create(tff.TensorType(np.int32, [3]))
