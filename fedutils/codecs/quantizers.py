@@ -100,7 +100,7 @@ class MinMax(Stage):
     of more than 20,000 elements, with bits = 8; Suresh et al. 2017, section 2.2.
 
     sizes: the number of elements of each variable; none means that the vector is one.
-    stochastic: whether it rounds at random, unbiased, or to the nearest level.
+    unbiased: whether it rounds at random, or to the nearest level.
     """
 
     bits: int = 8
@@ -113,7 +113,7 @@ class MinMax(Stage):
         return 2 * max(1, len(self.sizes))
 
     def encode(self, x, params, seed):
-        """Rounds to levels; unbiased means stochastic rounding."""
+        """Rounds to levels."""
         top = 2.0**self.bits - 1
         pieces, side = [], []
         for piece in tf.split(x, self.sizes) if self.sizes else [x]:

@@ -13,6 +13,7 @@ from fedutils.codecs.base import Codec, chain
 from fedutils.codecs.entropy.ans import Ans
 from fedutils.codecs.entropy.context import Context
 from fedutils.codecs.entropy.elias import EliasGamma
+from fedutils.codecs.entropy.huffman import Huffman
 from fedutils.codecs.entropy.packing import FixedWidth
 from fedutils.codecs.floats import Raw, SparseFloats
 from fedutils.codecs.nonuniform import ExponentialLevels, FittedLevels, GaussianLevels, PowersOfTwo
@@ -89,6 +90,12 @@ def study(layout: Layout, bits: int = 8, threshold: int = 20_000) -> Codec:
         return chain(MinMax(bits, tuple(map(math.prod, large))), FixedWidth())
 
     return small_whole(quantized, threshold + 1)(layout)
+
+
+@_recipe("study-huffman", "the study's open question; Huffman 1952")
+def study_huffman(layout: Layout, bits: int = 8) -> Codec:
+    """The study's levels, all variables in one range, Huffman-coded with the table inside."""
+    return chain(MinMax(bits), Huffman())
 
 
 @_recipe("qsgd", "Alistarh et al. 2017 (QSGD), section 3.1")
