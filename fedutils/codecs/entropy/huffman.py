@@ -77,23 +77,26 @@ class Huffman:
     def encode(self, symbols: tf.Tensor) -> tf.Tensor:
         """int32[m] -> uint8[...]."""
 
-        def packed():
-            return tf.concat([tf.zeros([1], tf.uint8), FixedWidth().encode(symbols)], 0)
-
-        def coded():
-            data = _encode(tf.cast(symbols, tf.int64))
-            smaller = tf.size(data, tf.int64) < 1 + FixedWidth().payload_bytes(symbols)
-            return tf.cond(smaller, lambda: data, packed)
-
         wide = tf.cast(symbols, tf.int64)
-        narrow = tf.reduce_max(wide) - tf.reduce_min(wide) < _WIDEST
-        return tf.cond((tf.size(symbols) > 0) & narrow, coded, packed)
+        size = tf.size(symbols)
+        usable = (size > 0) & (tf.reduce_max(wide) - tf.reduce_min(wide) < _WIDEST)
+        # One zero stands in for symbols that are to be packed: a loop inside of a cond that is
+        # itself inside of another one is more than TFF's graph optimizer bears.
+        given = tf.concat([wide, [0]], 0)
+        data = _encode(tf.cond(usable, lambda: given[:size], lambda: given[size:]))
+        smaller = tf.size(data, tf.int64) < 1 + FixedWidth().payload_bytes(symbols)
+        return tf.cond(
+            usable & smaller,
+            lambda: data,
+            lambda: tf.concat([tf.zeros([1], tf.uint8), FixedWidth().encode(symbols)], 0),
+        )
 
     def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """uint8[...] -> (int32[m], ok); zeros if not ok."""
         m = tf.cast(m, tf.int64)
         fixed = tf.reduce_all(tf.equal(data[:1], 0))
-        return tf.cond(fixed, lambda: FixedWidth().decode(data[1:], m), lambda: _decode(data, m))
+        coded = _decode(data, tf.where(fixed, tf.zeros_like(m), m))
+        return tf.cond(fixed, lambda: FixedWidth().decode(data[1:], m), lambda: coded)
 
 
 def _lane_shape(m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
