@@ -67,8 +67,7 @@ class Context:
         y = symbols - centre
 
         def plain():
-            size = tf.size(y, tf.int64)[None]
-            return segments.encode(y, size, centre, segments.no_side())
+            return y, tf.size(y, tf.int64)[None], *segments.no_side()
 
         def modelled():
             index = tf.where(tf.not_equal(y, 0))[:, 0]
@@ -83,11 +82,14 @@ class Context:
                     lines.position_of(order, where),
                     layout.total,
                 )
-                return segments.encode(z, order.class_sizes, centre, _side(layout, model))
+                return z, order.class_sizes, *_side(layout, model)
 
             return tf.cond(gain > 0, ordered, plain)
 
-        return tf.cond(tf.equal(tf.size(y), layout.total), modelled, plain)
+        # The choice is of what is coded, not of how: the coder stands in the graph once, and its
+        # loop inside one cond less. (TFF's graph optimizer aborts on loops in nested conds.)
+        z, sizes, *side = tf.cond(tf.equal(tf.size(y), layout.total), modelled, plain)
+        return segments.encode(z, sizes, centre, segments.Side(*side))
 
     def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """uint8[...] -> (int32[m], ok); zeros if not ok."""
