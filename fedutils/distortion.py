@@ -12,12 +12,18 @@ from fedutils.codecs.base import Codec, tensors
 from fedutils.updates import Updates
 
 
-def measure(codec: Codec, vectors: np.ndarray, seed: int = 1) -> list[tuple[float, float]]:
+def measure(
+    codec: Codec,
+    vectors: np.ndarray,
+    settings: Sequence[Mapping[str, float]] | None = None,
+    seed: int = 1,
+) -> list[tuple[float, float]]:
     """Encodes and decodes updates.
 
     Args:
-        codec: The codec, used with its default parameters.
+        codec: The codec.
         vectors: float32[updates, n].
+        settings: For each update, the codec's parameters; its default ones if not given.
         seed: Of the codec's randomness.
 
     Returns:
@@ -27,13 +33,17 @@ def measure(codec: Codec, vectors: np.ndarray, seed: int = 1) -> list[tuple[floa
     Raises:
         ValueError: If the codec cannot read its own payload.
     """
-    params, n = tensors(codec.default_params()), vectors.shape[1]
-    encode = tf.function(lambda x: codec.encode(x, params, tf.constant([seed, 0])), autograph=False)
-    decode = tf.function(lambda payload: codec.decode(payload, params, n), autograph=False)
+    n = vectors.shape[1]
+    settings = settings or [codec.default_params()] * len(vectors)
+    encode = tf.function(
+        lambda x, params: codec.encode(x, params, tf.constant([seed, 0])), autograph=False
+    )
+    decode = tf.function(lambda payload, params: codec.decode(payload, params, n), autograph=False)
     measured = []
-    for vector in vectors:
-        payload = encode(tf.constant(vector))
-        decoded = decode(payload)
+    for vector, setting in zip(vectors, settings, strict=True):
+        params = tensors(setting)
+        payload = encode(tf.constant(vector), params)
+        decoded = decode(payload, params)
         size = len(payload.numpy())
         if not decoded.ok:
             raise ValueError(f"{codec!r} rejected its own payload of {size} bytes")
@@ -61,6 +71,23 @@ def table(codecs: Mapping[str, Codec], updates: Updates) -> pd.DataFrame:
         )
     ]
     return pd.DataFrame(rows, columns=["recipe", "round", "client", "bits_per_parameter", "nmse"])
+
+
+def sweep(codec: Codec, vector: np.ndarray, steps: Sequence[float]) -> pd.DataFrame:
+    """Measures a codec on one update with one quantization step after another.
+
+    Args:
+        codec: A codec with a parameter `step`, in standard deviations of the update.
+        vector: float32[n].
+        steps: Values of the parameter.
+
+    Returns:
+        A row a step: `step`, `bits_per_parameter`, `nmse`.
+    """
+    vectors = np.broadcast_to(vector, [len(steps), len(vector)])
+    measured = measure(codec, vectors, [{"step": step} for step in steps])
+    rows = [(step, rate, nmse) for step, (rate, nmse) in zip(steps, measured, strict=True)]
+    return pd.DataFrame(rows, columns=["step", "bits_per_parameter", "nmse"])
 
 
 def gaussian_bound(rate: np.ndarray) -> np.ndarray:

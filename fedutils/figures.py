@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from fedutils.units import format_bits
 
@@ -188,12 +189,16 @@ def labels_by_client(labels: Mapping[str, np.ndarray], classes: int) -> Figure:
 
 
 def rate_distortion(
-    measured: pd.DataFrame, entropies: pd.DataFrame, bound: Callable[[np.ndarray], np.ndarray]
+    measured: pd.DataFrame,
+    sweeps: Mapping[str, pd.DataFrame],
+    entropies: pd.DataFrame,
+    bound: Callable[[np.ndarray], np.ndarray],
 ) -> Figure:
     """Draws each codec's measured rate and distortion, with what theory says beside it.
 
     Args:
         measured: A row a recipe and update (`distortion.table`); their geometric mean is drawn.
+        sweeps: By label, one of this project's codecs by step (`distortion.sweep`).
         entropies: Entropy and NMSE of uniform rounding by step (`distortion.entropy_curve`).
         bound: Gaussian rate-distortion function: rates in bits a parameter to NMSE.
     """
@@ -201,39 +206,85 @@ def rate_distortion(
     logs = np.log(logs.clip(lower=1e-16))
     points = np.exp(logs.groupby("recipe", sort=False).mean())
     shown = points[points["nmse"] > 1e-9]  # lossless codecs have no place on this axis
-    figure, axes = plt.subplots(figsize=(10, 6.2), layout="constrained")
-    rates = np.geomspace(0.004, 12, 200)
-    axes.plot(rates, bound(rates), color="0.25", linewidth=1.2, linestyle="--", zorder=1)
-    axes.annotate(
-        "Gaussian bound $2^{-2R}$", (4.4, bound(4.4)), xytext=(-118, -16),
-        textcoords="offset points", fontsize="small", color="0.25",
-    )  # fmt: skip
+    figure, axes = plt.subplots(figsize=(10, 6.6), layout="constrained")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(0.004, 30),
+        ylim=(1e-4, 400),
+        xlabel="Bits a parameter, measured on payloads",
+        ylabel="NMSE of one update (geometric mean)",
+    )
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    rates = np.geomspace(0.004, 7, 200)
+    axes.plot(rates, bound(rates), "--", color="0.25", linewidth=1.3, label="Gaussian bound")
     axes.plot(
-        entropies["entropy_bits_per_parameter"], entropies["nmse"], color="0.6", linewidth=1.2,
-        zorder=1,
-    )  # fmt: skip
-    middle = entropies.iloc[len(entropies) // 2]
-    axes.annotate(
-        "order-0 entropy of uniform rounding (no payload)",
-        (middle["entropy_bits_per_parameter"], middle["nmse"]), xytext=(-250, -18),
-        textcoords="offset points", fontsize="small", color="0.45",
-    )  # fmt: skip
-    for name, point in shown.iterrows():
+        entropies["entropy_bits_per_parameter"],
+        entropies["nmse"],
+        color="0.6",
+        linewidth=1.3,
+        label="Entropy of uniform rounding (an estimate, no payload)",
+    )
+    for (label, sweep), line in zip(sweeps.items(), ("-", ":"), strict=False):
+        axes.plot(sweep["bits_per_parameter"], sweep["nmse"], line, color=_COLOURS[1], label=label)
+    for name, (rate, nmse) in shown.iterrows():
         own = name in OWN
         axes.plot(
-            point["bits_per_parameter"], point["nmse"], marker="*" if own else "o",
-            markersize=15 if own else 7, color=_COLOURS[1] if own else _COLOURS[0], zorder=3,
-        )  # fmt: skip
-        axes.annotate(
-            name, (point["bits_per_parameter"], point["nmse"]), xytext=(7, 4),
-            textcoords="offset points", fontsize="small", fontweight="bold" if own else None,
-        )  # fmt: skip
-    axes.set(
-        xscale="log", yscale="log", xlim=(0.004, 40), ylim=(1e-6, 100),
-        xlabel="Bits a parameter, measured on payloads", ylabel="NMSE of one update",
-    )  # fmt: skip
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+            rate,
+            nmse,
+            marker="*" if own else "o",
+            markersize=16 if own else 7,
+            color=_COLOURS[1] if own else _COLOURS[0],
+        )
+    _label_points(axes, {name: tuple(point) for name, point in shown.iterrows()})
+    axes.legend(frameon=False, loc="lower left")
     return figure
+
+
+# Where a label may stand about its point, in points and alignments, in order of preference.
+_PLACES = [
+    (dx, dy, ha, va)
+    for distance in (1.0, 2.2, 3.6)
+    for dx, dy, ha, va in (
+        (8, 0, "left", "center"),
+        (-8, 0, "right", "center"),
+        (0, 8, "center", "bottom"),
+        (0, -8, "center", "top"),
+        (7, 7 * distance, "left", "bottom"),
+        (7, -7 * distance, "left", "top"),
+        (-7, 7 * distance, "right", "bottom"),
+        (-7, -7 * distance, "right", "top"),
+    )
+]
+
+
+def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Writes each point's name beside it, clear of other points and names if there is room."""
+    figure = axes.figure
+    figure.canvas.draw()
+    spots = np.array([axes.transData.transform(point) for point in points.values()])
+    taken = [matplotlib.transforms.Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in spots]
+    for name, point in points.items():
+        for dx, dy, ha, va in _PLACES:
+            text = axes.annotate(
+                name,
+                point,
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha=ha,
+                va=va,
+                fontsize="small",
+                fontweight="bold" if name in OWN else "normal",
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}
+                if abs(dy) > 8
+                else None,
+            )
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+            box = text.get_window_extent().expanded(1.02, 1.1)
+            if not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        taken.append(box)
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> None:

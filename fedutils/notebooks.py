@@ -20,12 +20,30 @@ FOLDER = provenance.REPOSITORY / "notebooks"
 
 # Parameters of each profile; a notebook takes those that it has.
 PROFILES: dict[str, dict[str, object]] = {
-    # A few seconds a notebook, for tests: TFF's two synthetic clients.
-    "smoke": {"dataset": "synthetic", "rounds": 2, "clients_per_round": 2, "eval_every": 1},
+    # Some seconds a notebook, for tests: TFF's two synthetic clients.
+    "smoke": {
+        "dataset": "synthetic",
+        "rounds": 2,
+        "clients_per_round": 2,
+        "eval_every": 1,
+        "update_rounds": [1],
+    },
     # Some minutes on two cores.
-    "quick": {"dataset": "mnist5k", "rounds": 60, "clients_per_round": 10, "eval_every": 4},
+    "quick": {
+        "dataset": "mnist5k",
+        "rounds": 40,
+        "clients_per_round": 10,
+        "eval_every": 4,
+        "update_rounds": [1, 10, 40],
+    },
     # About an hour on two cores.
-    "full": {"dataset": "mnist5k", "rounds": 300, "clients_per_round": 10, "eval_every": 10},
+    "full": {
+        "dataset": "mnist5k",
+        "rounds": 300,
+        "clients_per_round": 10,
+        "eval_every": 10,
+        "update_rounds": [1, 10, 40, 100],
+    },
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow_federated as tff
 
@@ -63,6 +63,15 @@ _UNCODED = (
 RECIPES = {
     recipe.name: recipe for recipe in (*_UNCODED, *map(from_codec, codec_recipes.RECIPES.values()))
 }
+
+
+def codecs(layout: Sequence[tuple[int, ...]]) -> dict[str, Codec]:
+    """Returns the codec of each recipe that is one, by name.
+
+    Args:
+        layout: Shapes of the model's variables.
+    """
+    return {name: recipe.build(layout) for name, recipe in codec_recipes.RECIPES.items()}
 
 
 def add(codec: Codec, name: str, paper: str = "your own", sentence: str = "") -> Recipe:

@@ -110,14 +110,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
+def write_rows(path: str | os.PathLike, rows: list[dict]) -> None:
     """Writes rows as a CSV file, all of it or nothing; None and absent values stay empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(Path(path), text.getvalue())
 
 
 def write_json(path: Path, value: object) -> None:

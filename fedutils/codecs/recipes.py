@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from fedutils.codecs.base import Codec, chain
+from fedutils.codecs.base import Codec, Stage, chain
 from fedutils.codecs.entropy.ans import Ans
 from fedutils.codecs.entropy.context import Context
 from fedutils.codecs.entropy.elias import EliasGamma
@@ -65,12 +65,13 @@ def small_whole(build: Callable[[Layout], Codec], min_elements: int) -> Callable
 
 
 @_recipe("default", "this project")
-def default(layout: Layout, step: float = 40.0) -> Codec:
+def default(layout: Layout, step: float = 40.0, rounding: Stage = Stochastic()) -> Codec:
     """Stochastic rounding with one step for the model, entropy-coded in the weights' context.
 
     step: in standard deviations of the client's update; a round parameter.
+    rounding: from floats to whole numbers; `Nearest()` errs less and is biased.
     """
-    return chain(Rms(), Step(step), Stochastic(), Context(tuple(map(tuple, layout))))
+    return chain(Rms(), Step(step), rounding, Context(tuple(map(tuple, layout))))
 
 
 @_recipe("identity", "-")
