@@ -236,7 +236,10 @@ def rate_distortion(
             markersize=16 if own else 7,
             color=_COLOURS[1] if own else _COLOURS[0],
         )
-    _label_points(axes, {name: tuple(point) for name, point in shown.iterrows()})
+    names_at = {}
+    for name, point in shown.iterrows():
+        names_at.setdefault(tuple(point.round(4)), []).append(name)
+    _label_points(axes, {", ".join(names): point for point, names in names_at.items()})
     axes.legend(frameon=False, loc="lower left")
     return figure
 
@@ -244,7 +247,7 @@ def rate_distortion(
 # Where a label may stand about its point, in points and alignments, in order of preference.
 _PLACES = [
     (dx, dy, ha, va)
-    for distance in (1.0, 2.2, 3.6)
+    for distance in (1.0, 2.2, 3.6, 5.0)
     for dx, dy, ha, va in (
         (8, 0, "left", "center"),
         (-8, 0, "right", "center"),
@@ -265,7 +268,7 @@ def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None
     spots = np.array([axes.transData.transform(point) for point in points.values()])
     taken = [matplotlib.transforms.Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in spots]
     for name, point in points.items():
-        for dx, dy, ha, va in _PLACES:
+        for place, (dx, dy, ha, va) in enumerate(_PLACES, start=1):
             text = axes.annotate(
                 name,
                 point,
@@ -281,7 +284,7 @@ def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None
             )
             text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
             box = text.get_window_extent().expanded(1.02, 1.1)
-            if not any(box.overlaps(other) for other in taken):
+            if place == len(_PLACES) or not any(box.overlaps(other) for other in taken):
                 break
             text.remove()
         taken.append(box)

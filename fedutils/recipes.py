@@ -94,9 +94,20 @@ def add(codec: Codec, name: str, paper: str = "your own", sentence: str = "") ->
         raise UsageError(f"{name!r} is a recipe of this package: choose another name")
     own = from_codec(codec_recipes.Recipe(name, paper, sentence, lambda layout: codec))
     parts = [type(part) for part in (*codec.stages, codec.coder)]
-    sources = [inspect.getsource(p) for p in parts if not p.__module__.startswith("fedutils.")]
+    sources = [_source(part) for part in parts if not part.__module__.startswith("fedutils.")]
     RECIPES[name] = dataclasses.replace(own, code="\n".join([repr(codec), *sources]))
     return RECIPES[name]
+
+
+def _source(part: type) -> str:
+    """Source of a class's methods, and its attributes; works on a notebook's classes too."""
+    functions = [
+        inspect.getsource(value)
+        for value in vars(part).values()
+        if inspect.isfunction(value) and value.__code__.co_filename != "<string>"  # dataclass's
+    ]
+    values = {k: repr(v) for k, v in vars(part).items() if not (k.startswith("_") or callable(v))}
+    return "".join([part.__qualname__, repr(values), *functions])
 
 
 def get(name: str) -> Recipe:
