@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import types
 from collections.abc import Callable, Sequence
 
 import tensorflow_federated as tff
@@ -24,7 +24,7 @@ class Recipe:
         sentence: What it does.
         aggregator: Builds, from the seed of the compression's randomness, the factory that
             aggregates the clients' updates.
-        code: Source text that decides what it does, if it is not part of this package.
+        code: Text that decides what it does, if it is not part of this package.
     """
 
     name: str
@@ -84,30 +84,38 @@ def add(codec: Codec, name: str, paper: str = "your own", sentence: str = "") ->
         sentence: What it does.
 
     Returns:
-        The recipe. Runs with it are keyed by the source of its parts too, so that a changed codec
-        is trained anew.
+        The recipe. Runs with it are keyed by what its parts do too, so that a changed codec is
+        trained anew.
 
     Raises:
         UsageError: If a recipe of this package has that name.
     """
     if name in RECIPES and not RECIPES[name].code:
         raise UsageError(f"{name!r} is a recipe of this package: choose another name")
-    own = from_codec(codec_recipes.Recipe(name, paper, sentence, lambda layout: codec))
+    recipe = from_codec(codec_recipes.Recipe(name, paper, sentence, lambda layout: codec))
     parts = [type(part) for part in (*codec.stages, codec.coder)]
-    sources = [_source(part) for part in parts if not part.__module__.startswith("fedutils.")]
-    RECIPES[name] = dataclasses.replace(own, code="\n".join([repr(codec), *sources]))
+    own_parts = [part for part in parts if not part.__module__.startswith("fedutils.")]
+    RECIPES[name] = dataclasses.replace(
+        recipe, code="\n".join([repr(codec), *map(_definition, own_parts)])
+    )
     return RECIPES[name]
 
 
-def _source(part: type) -> str:
-    """Source of a class's methods, and its attributes; works on a notebook's classes too."""
-    functions = [
-        inspect.getsource(value)
-        for value in vars(part).values()
-        if inspect.isfunction(value) and value.__code__.co_filename != "<string>"  # dataclass's
-    ]
-    values = {k: repr(v) for k, v in vars(part).items() if not (k.startswith("_") or callable(v))}
-    return "".join([part.__qualname__, repr(values), *functions])
+def _definition(part: type) -> str:
+    """What a class does: its methods' instructions and its attributes' values.
+
+    Instructions, since the source of a class that a notebook defines cannot always be had.
+    """
+    own = [(name, value) for name, value in vars(part).items() if not name.startswith("__")]
+    return repr([part.__qualname__, *((n, _instructions(v)) for n, v in own)])
+
+
+def _instructions(value: object) -> object:
+    code = getattr(value, "__code__", value)
+    if not isinstance(code, types.CodeType):
+        return repr(value) if not callable(value) else type(value).__name__
+    constants = [_instructions(constant) for constant in code.co_consts]
+    return code.co_code.hex(), code.co_names, constants
 
 
 def get(name: str) -> Recipe:
