@@ -70,6 +70,16 @@ def bytes_to_words(data: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_and(tf.cast(words, tf.int64), _LOW)
 
 
+def windows(data: tf.Tensor) -> tf.Tensor:
+    """The 24 bits that end with each byte, and with a zero byte behind the last one.
+
+    uint8[k] -> int32[k + 1]; for loops, which read fields of at most 16 bits with it: one that
+    ends before bit `e` is at the end of `windows(data)[e // 8] >> (8 - e % 8)`.
+    """
+    octets = tf.cast(tf.pad(data, [[2, 1]]), tf.int32)
+    return octets[:-2] * 2**16 + octets[1:-1] * 2**8 + octets[2:]
+
+
 def read_bits(words: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
     """Reads fields of at most 32 bits.
 

@@ -31,7 +31,7 @@ def bound_bits(m: int, side_tokens: int = 0, side_contexts: int = 0, flags: int 
     to 30 raw bits; if not, at most half of them have two tokens and raw bits for both.
     """
     coded = (2 * rans.PRECISION + 31 + 30) * m // 2 + rans.PRECISION * side_tokens + flags
-    lanes = rans.STATE_BITS * ((2 * m + side_tokens) // 1024 + 1)
+    lanes = stream.bound_bits(2 * m + side_tokens)
     table = (_MAX_HISTOGRAMS + side_contexts) * SIDE_ALPHABET * (_LONGEST_QUOTIENT + 1 + _RICE)
     return 8 * ((65 * (6 + 2 * MAX_SEGMENTS) + table + lanes + coded + coded // 50 + 7) // 8 + 1)
 
@@ -209,9 +209,9 @@ def open_payload(
     segment = _spread(tf.where(tf.range(segments) < dense, tf.zeros_like(counts), counts))
     side = Side(header, contexts, context, context, header)
     bits = stream.decode(
+        data,
         words,
         start,
-        8 * size,
         _contexts(side, segment, tf.gather(group, _spread(counts)), tf.cast(segments, tf.int32)),
         _frequencies(codes[0], rates, codes[1], longest),
     )

@@ -1,6 +1,6 @@
 """Modelled tokens together with raw bits, as bit fields and back.
 
-    [rANS states] [rANS words] [raw bits that no lane carries]
+    [log2 of lanes] [rANS states] [rANS bits] [raw bits that no lane carries]
 
 The rANS lanes start from the first raw bits and hand them back after the last token.
 """
@@ -11,7 +11,10 @@ import tensorflow as tf
 
 from fedutils.codecs.entropy import bitio, rans
 
-_HALF = rans.STATE_BITS // 2  # A state does not fit into one field.
+_LANES_BITS = 4  # There are 2**0 to 2**12 lanes.
+_MOST_LANES_LOG2 = 12
+_TURNS = 48  # With enough raw bits, a lane codes so many tokens to twice as many …
+_TURNS_UNSEEDED = 1536  # … else so many: a lane that carries nothing costs its state.
 
 Fields = tuple[tf.Tensor, tf.Tensor]
 """Values and lengths, int64[k] each, for `bitio.write_bits`."""
@@ -23,7 +26,7 @@ class Decoded(NamedTuple):
     tokens: int32[T].
     raw: int64[...] words that start with the raw bits.
     carried: how many raw bits the lanes carried, int64 scalar.
-    end: first bit behind the words, where the raw bits go on, int64 scalar.
+    end: first bit behind the rANS bits, where the raw bits go on, int64 scalar.
     ok: bool scalar.
     """
 
@@ -34,62 +37,70 @@ class Decoded(NamedTuple):
     ok: tf.Tensor
 
 
+def bound_bits(tokens: int) -> int:
+    """Most bits that `tokens` tokens take besides their own (at most PRECISION each)."""
+    return _LANES_BITS + rans.STATE_BITS * (tokens // _TURNS_UNSEEDED + 1)
+
+
 def encode(
     contexts: tf.Tensor, tokens: tf.Tensor, frequencies: tf.Tensor, raw: Fields
 ) -> list[Fields]:
     """Fields of tokens (see `rans.encode`) and raw bits, to be written one after the other."""
     count = tf.size(tokens, tf.int64)
-    lanes = rans.lanes_for(count)
     raw_words, raw_total = bitio.write_words(*raw)
-    seeds = bitio.read_bits(raw_words, rans.SEED_BITS * tf.range(lanes), _i64(rans.SEED_BITS))
-    states, words = rans.encode(contexts, tokens, frequencies, seeds)
+    most = tf.minimum(count // _TURNS, raw_total // rans.STATE_BITS)
+    most = tf.maximum(most, count // _TURNS_UNSEEDED)
+    log2_lanes = tf.clip_by_value(bitio.bit_length(most) - 1, 0, _MOST_LANES_LOG2)
+    lanes = tf.bitwise.left_shift(_i64(1), log2_lanes)
+    seeds = bitio.read_bits(raw_words, rans.STATE_BITS * tf.range(lanes), _i64(rans.STATE_BITS))
+    found = rans.encode(contexts, tokens, frequencies, seeds)
     # Without tokens there is no lane to carry anything.
-    lanes = tf.minimum(lanes, count)
-    halves = tf.stack([states // 2**_HALF, states % 2**_HALF], 1)[:lanes]
-    starts, sizes = _chunks(rans.SEED_BITS * lanes, raw_total)
+    states = found.states[: tf.minimum(lanes, count)]
+    starts, sizes = _chunks(rans.STATE_BITS * tf.size(states, tf.int64), raw_total)
     return [
-        (tf.reshape(halves, [-1]), tf.fill([2 * lanes], _i64(_HALF))),
-        (words, tf.fill(tf.shape(words), _i64(rans.WORD_BITS))),
+        (log2_lanes[None], _i64(_LANES_BITS)[None]),
+        (states, tf.fill(tf.shape(states), _i64(rans.STATE_BITS))),
+        found.fields,
         (bitio.read_bits(raw_words, starts, sizes), sizes),
     ]
 
 
 def decode(
+    data: tf.Tensor,
     words: tf.Tensor,
     start: tf.Tensor,
-    total: tf.Tensor,
     contexts: tf.Tensor,
     frequencies: tf.Tensor,
 ) -> Decoded:
     """Inverse of `encode`.
 
     Args:
-        words: int64[w], the payload.
+        data: uint8[...], the payload.
+        words: int64[w], its `bitio.bytes_to_words`.
         start: int64 scalar, the first bit of the fields.
-        total: int64 scalar, bits of the payload.
         contexts, frequencies: as in `encode`.
     """
-    count = tf.size(contexts, tf.int64)
-    lanes = rans.lanes_for(count)
+    count, total = tf.size(contexts, tf.int64), 8 * tf.size(data, tf.int64)
+    log2_lanes = bitio.read_bits(words, start[None], _i64(_LANES_BITS))[0]
+    start += _LANES_BITS
+    # More lanes than tokens is nothing that `encode` makes; they would take memory.
+    lanes = tf.bitwise.left_shift(_i64(1), tf.minimum(log2_lanes, _MOST_LANES_LOG2))
+    ok = (log2_lanes <= _MOST_LANES_LOG2) & (lanes <= tf.maximum(count, 1))
+    lanes = tf.where(ok, lanes, 1)
+    states = bitio.read_bits(
+        words, start + rans.STATE_BITS * tf.range(lanes), _i64(rans.STATE_BITS)
+    )
     written = tf.minimum(lanes, count)
-    halves = bitio.read_bits(words, start + _HALF * tf.range(2 * lanes), _i64(_HALF))
-    states = halves[::2] * 2**_HALF + halves[1::2]
-    states = tf.where(tf.range(lanes) < written, states, 1 << rans.SEED_BITS)
     start += rans.STATE_BITS * written
-    available = tf.maximum(total - start, 0) // rans.WORD_BITS
-    word_starts = start + rans.WORD_BITS * tf.range(available)
-    found = rans.decode(
-        contexts, frequencies, states, bitio.read_bits(words, word_starts, _i64(rans.WORD_BITS))
-    )
-    end = start + rans.WORD_BITS * found.used
-    starts, sizes = _chunks(end, total)
-    seeds = tf.bitwise.bitwise_and(found.seeds[:written], (1 << rans.SEED_BITS) - 1)
+    found = rans.decode(contexts, frequencies, states, data, start)
+    starts, sizes = _chunks(found.end, total)
     raw, _ = bitio.write_words(
-        tf.concat([seeds, bitio.read_bits(words, starts, sizes)], 0),
-        tf.concat([tf.fill([written], _i64(rans.SEED_BITS)), sizes], 0),
+        tf.concat([found.seeds[:written], bitio.read_bits(words, starts, sizes)], 0),
+        tf.concat([tf.fill([written], _i64(rans.STATE_BITS)), sizes], 0),
     )
-    ok = found.ok & (end <= total)
-    return Decoded(found.tokens, raw, rans.SEED_BITS * written, end, ok)
+    return Decoded(
+        found.tokens, raw, rans.STATE_BITS * written, found.end, ok & (found.end <= total)
+    )
 
 
 def _chunks(start: tf.Tensor, end: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
