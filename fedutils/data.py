@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fedutils import partitions
 from fedutils.errors import UsageError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -71,20 +72,21 @@ def small_emnist(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def no_process_left():
-    """Fails if a process that the test started is still there some seconds after it."""
-    before = {p.pid for p in psutil.process_iter()}
+def no_process_left(monkeypatch):
+    """Fails if a process that the test started is still there some seconds after it.
+
+    Whatever a test starts inherits its environment, so a mark in it tells them from others.
+    """
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("FEDUTILS_TEST_MARK", mark)
     yield
-    _, alive = psutil.wait_procs(
-        [p for p in psutil.process_iter() if p.pid not in before and _is_ours(p)],
-        timeout=10,
-    )
-    assert not alive, [p.cmdline() for p in alive]
+    left = [process for process in psutil.process_iter() if _is_marked(process, mark)]
+    _, alive = psutil.wait_procs(left, timeout=15)
+    assert not alive, [process.cmdline() for process in alive]
 
 
-def _is_ours(process: psutil.Process) -> bool:
+def _is_marked(process: psutil.Process, mark: str) -> bool:
     try:
-        words = " ".join(process.cmdline())
+        return process.environ().get("FEDUTILS_TEST_MARK") == mark
     except psutil.Error:
         return False
-    return any(name in words for name in ("worker_binary", "ipykernel", "fedutils", "papermill"))

@@ -29,7 +29,7 @@ class Quantizer(Stage):
         """Rounds."""
         q = self.rounded(x, seed)
         ok = tf.reduce_all(tf.abs(q) <= _LARGEST)
-        return Encoded(tf.cast(tf.clip_by_value(q, -_LARGEST, _LARGEST), tf.int32), ok=ok)
+        return Encoded(tf.cast(q, tf.int32), ok=ok)
 
     def decode(self, y, side, params, seed, n):
         """The symbol is the value."""
@@ -51,9 +51,11 @@ class Nearest(Quantizer):
 class Stochastic(Quantizer):
     """Rounds up with the probability of the fraction: unbiased, variance f (1 - f)."""
 
-    def rounded(self, x, seed):
+    def encode(self, x, params, seed):
         """x rounded at random to one of its two neighbours."""
-        return stochastic_round(x, seed)
+        positions, rounded = _rounded_away_from_zero(x, seed)
+        ok = tf.reduce_all(tf.abs(rounded) <= _LARGEST)
+        return Encoded(_spread(positions, tf.cast(rounded, tf.int32), x), ok=ok)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +166,32 @@ def stochastic_round(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     The probability is exact to 2^-31, finer than adding float32 noise and rounding down would
     be: with a step of hundreds of standard deviations, most fractions are tiny.
     """
-    draws = tf.random.stateless_uniform([length_of(x)], seed, None, None, tf.int32, alg="philox")
-    draws = tf.bitwise.bitwise_and(draws, 2**31 - 1)
+    positions, rounded = _rounded_away_from_zero(x, seed)
+    return _spread(positions, rounded, x)
+
+
+def _rounded_away_from_zero(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`stochastic_round` where it may be other than zero: positions int64[k, 1], float32[k].
+
+    An element is rounded up if its fraction is above a draw of 31 bits. Eight of them are
+    enough to see that most small numbers become 0; only the others need the rest.
+    """
+    n = length_of(x)
+    draws = tf.random.stateless_uniform([(n + 3) // 4], seed, None, None, tf.int32, alg="philox")
+    coarse = tf.reshape(tf.bitcast(draws, tf.uint8), [-1])[:n]
+    positions = tf.where(tf.cast(coarse, tf.float32) <= tf.abs(x) * 2.0**8)
+    coarse, x = tf.gather_nd(coarse, positions), tf.gather_nd(x, positions)
+    fine = tf.random.stateless_uniform(tf.shape(x), seed + 1, None, None, tf.int32, alg="philox")
+    draws = tf.cast(coarse, tf.int32) * 2**23 + tf.bitwise.bitwise_and(fine, 2**23 - 1)
     magnitude = tf.abs(x)
     below = tf.floor(magnitude)
     up = draws < tf.cast((magnitude - below) * 2.0**31, tf.int32)
-    return tf.sign(x) * (below + tf.cast(up, tf.float32))
+    return positions, tf.sign(x) * (below + tf.cast(up, tf.float32))
+
+
+def _spread(positions: tf.Tensor, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """A vector, as long as `like`, with the values at the positions and zeros elsewhere."""
+    return tf.scatter_nd(positions, values, tf.shape(like, tf.int64))
 
 
 def _dither(seed: tf.Tensor, n) -> tf.Tensor:

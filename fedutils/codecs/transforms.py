@@ -188,9 +188,15 @@ class Hadamard(Stage):
 
 def rms(x: tf.Tensor) -> tf.Tensor:
     """The root mean square of float32[n], without overflow on the way."""
-    largest = tf.reduce_max(tf.abs(x))
-    relative = tf.math.divide_no_nan(x, largest)
-    return largest * tf.sqrt(tf.reduce_mean(tf.square(relative)))
+    mean_square = 2 * tf.nn.l2_loss(x) / tf.cast(tf.size(x), tf.float32)
+
+    def relative_to_largest():
+        largest = tf.reduce_max(tf.abs(x))
+        relative = tf.math.divide_no_nan(x, largest)
+        return largest * tf.sqrt(tf.reduce_mean(tf.square(relative)))
+
+    usual = (mean_square > 1e-20) & (mean_square < 1e30)
+    return tf.cond(usual, lambda: tf.sqrt(mean_square), relative_to_largest)
 
 
 def walsh_hadamard(x: tf.Tensor, bits: Length) -> tf.Tensor:

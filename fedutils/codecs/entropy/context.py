@@ -15,8 +15,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from fedutils.codecs.entropy import bitio, lines, segments
-from fedutils.codecs.entropy.ans import centre_of, place
 from fedutils.codecs.entropy.lines import LEVELS, Layout, Where
+from fedutils.codecs.entropy.nonzeros import Nonzeros, nonzeros_of, order_of, place
 
 # Half octaves between levels; the first is one level for all, the second one for all lines that
 # have a nonzero.
@@ -62,34 +62,31 @@ class Context:
     def encode(self, symbols: tf.Tensor) -> tf.Tensor:
         """int32[m] -> uint8[...]."""
         layout = lines.layout_of(self.shapes)
-        symbols = tf.cast(symbols, tf.int64)
-        centre = centre_of(symbols)
-        y = symbols - centre
+        found = nonzeros_of(symbols)
+        size = tf.size(symbols, tf.int64)
 
         def plain():
-            return y, tf.size(y, tf.int64)[None], *segments.no_side()
+            return found.positions, found.values, size[None], *segments.no_side()
 
         def modelled():
-            index = tf.where(tf.not_equal(y, 0))[:, 0]
-            values = tf.gather(y, index)
-            where = lines.locate(layout, index)
-            model, gain = fit(layout, where, values)
+            where = lines.locate(layout, found.positions)
+            model, gain = fit(layout, where, found.values)
 
             def ordered():
                 order = lines.order_of(layout, model.level, _scale(model.choice, model.base))
-                z = tf.math.unsorted_segment_sum(
-                    values * tf.gather(model.sign, where.column),
-                    lines.position_of(order, where),
-                    layout.total,
-                )
-                return z, order.class_sizes, *_side(layout, model)
+                positions, which = order_of(lines.position_of(order, where), size)
+                values = found.values * tf.gather(model.sign, where.column)
+                values = tf.gather(values, which)
+                return positions, values, order.class_sizes, *_side(layout, model)
 
             return tf.cond(gain > 0, ordered, plain)
 
         # The choice is of what is coded, not of how: the coder stands in the graph once, and its
         # loop inside one cond less. (TFF's graph optimizer aborts on loops in nested conds.)
-        z, sizes, *side = tf.cond(tf.equal(tf.size(y), layout.total), modelled, plain)
-        return segments.encode(z, sizes, centre, segments.Side(*side))
+        chosen = tf.cond(tf.equal(size, layout.total), modelled, plain)
+        positions, values, sizes, *side = chosen
+        nonzeros = Nonzeros(positions, values, found.centre)
+        return segments.encode(nonzeros, sizes, segments.Side(*side))
 
     def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """uint8[...] -> (int32[m], ok); zeros if not ok."""

@@ -113,7 +113,7 @@ def decode(
     """
     lanes = tf.size(states)
     turns = tf.maximum((tf.size(contexts) + lanes - 1) // lanes, 1)
-    count, alphabet = tf.unstack(tf.shape(frequencies, tf.int64))
+    count = tf.shape(frequencies)[0]
     # One table row per slot: token, frequency and offset within the token, in one int64. A
     # context behind the last one holds one certain token, for the lanes without a last one.
     live = tf.where(frequencies > 0)
@@ -124,7 +124,7 @@ def decode(
         starts=first, limits=first + sizes, deltas=tf.constant(1, tf.int64)
     ).rt_dense_values
     pad = [[0, turns * lanes - tf.size(contexts)]]
-    base = tf.pad(contexts, pad, constant_values=tf.cast(count, tf.int32)) * _TOTAL
+    base = tf.pad(contexts, pad, constant_values=count) * _TOTAL
     base = tf.reshape(base, [turns, lanes])
     windows = bitio.windows(data)
     last = tf.size(windows) - 1

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from fedutils.codecs.entropy import bitio, models, rans, stream, tokens
 from fedutils.codecs.entropy.elias import gamma_fields, read_gamma
+from fedutils.codecs.entropy.nonzeros import Nonzeros
 from fedutils.codecs.entropy.rice import read_rice, rice_fields
 
 MAX_SEGMENTS = 64
@@ -56,7 +57,7 @@ class Opened(NamedTuple):
     """A payload whose tokens are decoded, before anything is known of the segments' sizes.
 
     header: int64[H], as in `Side`; empty if there is no side information.
-    centre: as given to `encode`.
+    centre: as in the `Nonzeros` given to `encode`.
     counts: int64[C], integers coded in each segment.
     dense: int64 scalar, how many of the first segments have all their integers coded.
     side: int32[S], the side tokens.
@@ -86,25 +87,27 @@ def no_side() -> Side:
     return Side(nothing, tf.constant(0), none, none, nothing)
 
 
-def encode(y: tf.Tensor, sizes: tf.Tensor, centre: tf.Tensor, side: Side) -> tf.Tensor:
+def encode(nonzeros: Nonzeros, sizes: tf.Tensor, side: Side) -> tf.Tensor:
     """Codes integers.
 
     Args:
-        y: int64[p], absolute values below 2**33, segment after segment.
+        nonzeros: of the integers, segment after segment; absolute values below 2**33, and a
+            centre below 2**31, for the caller's use.
         sizes: int64[C], how many integers each segment has, C <= MAX_SEGMENTS.
-        centre: int64 scalar, absolute value below 2**31, for the caller's use.
         side: see `Side`.
 
     Returns:
         uint8[...].
     """
+    positions, values, centre = nonzeros
     ends = tf.cumsum(sizes)
-    nonzeros = tf.where(tf.not_equal(y, 0))[:, 0]
-    events = _differences(tf.searchsorted(nonzeros, ends, out_type=tf.int64))
+    events = _differences(tf.searchsorted(positions, ends, out_type=tf.int64))
     dense = tf.equal(tf.math.cumprod(tf.cast(2 * events >= sizes, tf.int32)), 1)
     split = tf.reduce_sum(tf.where(dense, sizes, 0))
-    sparse = nonzeros[tf.reduce_sum(tf.where(dense, events, 0)) :]
-    values = tf.concat([y[:split], tf.gather(y, sparse)], 0)
+    inside = tf.reduce_sum(tf.where(dense, events, 0))
+    whole = tf.scatter_nd(positions[:inside, None], values[:inside], split[None])
+    sparse = positions[inside:]
+    values = tf.concat([whole, values[inside:]], 0)
     counts = tf.where(dense, sizes, events)
     rates = tf.where(dense, tf.zeros_like(sizes), models.rate_codes(events, sizes))
     used = tf.reduce_max(tf.concat([[-1], tf.where(counts > 0)[:, 0]], 0)) + 1
@@ -126,7 +129,7 @@ def encode(y: tf.Tensor, sizes: tf.Tensor, centre: tf.Tensor, side: Side) -> tf.
     value_group = tf.gather(group, _spread(counts))
     side_codes = models.histogram_codes(_counts(side.context, side.token, side.contexts, side_span))
     value_codes = models.histogram_codes(_counts(value_group, value_token, groups, span))
-    longest = tf.size(y, tf.int64)
+    longest = tf.reduce_sum(sizes)
     fields = [
         gamma_fields(
             tf.stack(
