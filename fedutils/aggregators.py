@@ -276,7 +276,7 @@ def _create(
             payload_bits_sum=tf.cast(bits, tf.int64),
             payload_bits_max=tf.cast(bits, tf.int64),
             rejected_clients=1 - tf.cast(ok, tf.int32),
-            squared_norm_sum=tf.reduce_sum(tf.square(value)),
+            squared_norm_sum=_squared_norm(value),
         )
         return _add_totals(total, one)
 
@@ -288,7 +288,7 @@ def _create(
         measurements = collections.OrderedDict(
             (name, total[name]) for name in total if name not in ("value", "weight")
         )
-        measurements["sum_squared_norm"] = tf.reduce_sum(tf.square(total["value"]))
+        measurements["sum_squared_norm"] = _squared_norm(total["value"])
         measurements["params"] = state["params"]
         controlled, params = controller.next(state["controller"], state["params"], measurements)
         new_state = collections.OrderedDict(
@@ -357,7 +357,15 @@ class _Wire:
         value, ok = self.codec.decode(payload, named, self.n)
         weight = named.get("weight", tf.constant(1.0))
         ok = ok & base.is_finite(numbers)
-        return tf.where(ok, value, 0.0), tf.where(ok, weight, 0.0), ok
+        value, weight = tf.cond(
+            ok, lambda: (value, weight), lambda: (tf.zeros([self.n]), tf.constant(0.0))
+        )
+        return value, weight, ok
+
+
+def _squared_norm(x: tf.Tensor) -> tf.Tensor:
+    """sum(x^2), in one pass without a temporary vector."""
+    return 2 * tf.nn.l2_loss(x)
 
 
 def _add_totals(a, b):

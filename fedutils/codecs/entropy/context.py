@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from fedutils.codecs.entropy import bitio, lines, segments
 from fedutils.codecs.entropy.lines import LEVELS, Layout, Where
-from fedutils.codecs.entropy.nonzeros import Nonzeros, nonzeros_of, order_of, place
+from fedutils.codecs.entropy.nonzeros import Nonzeros, ascending, nonzeros_of, place
 
 # Half octaves between levels; the first is one level for all, the second one for all lines that
 # have a nonzero.
@@ -74,9 +74,10 @@ class Context:
 
             def ordered():
                 order = lines.order_of(layout, model.level, _scale(model.choice, model.base))
-                positions, which = order_of(lines.position_of(order, where), size)
+                positions = lines.position_of(order, where)
                 values = found.values * tf.gather(model.sign, where.column)
-                values = tf.gather(values, which)
+                which = ascending(positions, size)
+                positions, values = tf.gather(positions, which), tf.gather(values, which)
                 return positions, values, order.class_sizes, *_side(layout, model)
 
             return tf.cond(gain > 0, ordered, plain)
@@ -191,11 +192,10 @@ def _levels_at(layout: Layout, activity: tf.Tensor, choice: int) -> tuple[tf.Ten
     if choice:
         level = tf.where(live, level, 0)
     key = list_of * LEVELS + level
-    shape = [lists, LEVELS]
-    sizes = tf.reshape(tf.math.unsorted_segment_sum(weights, key, lists * LEVELS), shape)
-    sums = tf.reshape(tf.math.unsorted_segment_sum(activity, key, lists * LEVELS), shape)
-    numbers = tf.math.unsorted_segment_sum(tf.ones_like(weights), key, lists * LEVELS)
-    numbers = tf.reshape(numbers, shape)
+    # Of each level of each list: weights, their activity, and lines.
+    summands = tf.stack([weights, activity, tf.ones_like(weights)], 1)
+    totals = tf.math.unsorted_segment_sum(summands, key, lists * LEVELS)
+    sizes, sums, numbers = tf.unstack(tf.reshape(totals, [lists, LEVELS, 3]), axis=2)
     bits = tf.reduce_sum(sizes * _geometric_entropy(sums / tf.maximum(sizes, 1)), 1)
     if choice:
         share = numbers / tf.maximum(tf.reduce_sum(numbers, 1, keepdims=True), 1)

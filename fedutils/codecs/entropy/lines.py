@@ -16,6 +16,8 @@ import tensorflow as tf
 
 LEVELS = 32  # Of a list of rows or columns; level 0 is for lines without nonzeros.
 CLASSES = 32  # Of half an octave each; one more is for weights of lines at level 0.
+_ROW = 256  # Weights in a row of a variable that has no such rows of its own.
+_FEW = 8  # Fewer rows or columns than these are no matrix.
 
 
 class Layout(NamedTuple):
@@ -27,6 +29,8 @@ class Layout(NamedTuple):
     first_line: int64[2V], first line of each list.
     list_lines, list_weights: int64[2V], how many lines, and weights, each list has.
     line_list, line_weights: int64[E], each line's list, and how many weights it has.
+    line_start: int64[E], where in the vector a row's weights begin, and where in its row a
+        column's weights are.
     """
 
     ends: np.ndarray
@@ -36,6 +40,7 @@ class Layout(NamedTuple):
     list_weights: np.ndarray
     line_list: np.ndarray
     line_weights: np.ndarray
+    line_start: np.ndarray
 
     @property
     def variables(self) -> int:
@@ -81,22 +86,40 @@ class Order(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def layout_of(shapes: tuple[tuple[int, ...], ...]) -> Layout:
-    """The layout of variables of these shapes, one after the other."""
+    """The layout of variables of these shapes, one after the other.
+
+    A long variable of few columns or rows, whose lines would say little and be many, counts as a
+    matrix of rows of _ROW weights and a vector of the rest.
+    """
+    shapes = [piece for shape in shapes for piece in _pieces(shape)]
     columns = np.array([shape[-1] if shape else 1 for shape in shapes], np.int64)
     sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
     rows = sizes // np.maximum(columns, 1)
     lines = np.concatenate([rows, columns])
     line_list = np.repeat(np.arange(2 * len(shapes)), lines)
     weights_of_line = np.concatenate([columns, rows])
+    first_line = np.cumsum(lines) - lines
+    first_start = np.concatenate([np.cumsum(sizes) - sizes, np.zeros_like(sizes)])
+    stride = np.concatenate([columns, np.ones_like(columns)])
+    rank = np.arange(len(line_list)) - first_line[line_list]
     return Layout(
         ends=np.cumsum(sizes),
         columns=columns,
-        first_line=np.cumsum(lines) - lines,
+        first_line=first_line,
         list_lines=lines,
         list_weights=np.concatenate([sizes, sizes]),
         line_list=line_list,
         line_weights=weights_of_line[line_list],
+        line_start=first_start[line_list] + stride[line_list] * rank,
     )
+
+
+def _pieces(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The matrices and vectors that a variable is seen as."""
+    size, columns = math.prod(shape), shape[-1] if shape else 1
+    if size < _ROW**2 or min(columns, size // columns) >= _FEW:
+        return [shape]
+    return [(size // _ROW, _ROW), (size % _ROW,)]
 
 
 def locate(layout: Layout, index: tf.Tensor) -> Where:
@@ -171,21 +194,18 @@ def position_of(order: Order, where: Where) -> tf.Tensor:
 
 def index_of(layout: Layout, order: Order, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Inverse of `position_of`: indices in the vector, and the column line of each, int64[k]."""
-    place = tf.searchsorted(order.sorted_start, position, side="right") - 1
-    block = tf.gather(order.sorted_block, place)
-    inside = position - tf.gather(order.sorted_start, place)
-    row_key = block // LEVELS
-    variable = row_key // LEVELS
-    column_key = (variable + layout.variables) * LEVELS + block % LEVELS
-    width = tf.maximum(tf.gather(order.level_lines, column_key), 1)
-    row = _line(order, row_key, inside // width)
-    column = _line(order, column_key, inside % width)
-    first = tf.constant(layout.first_line)
-    row_index = row - tf.gather(first, variable)
-    column_index = column - tf.gather(first, variable + layout.variables)
-    begin = tf.gather(layout.ends - layout.list_weights[: layout.variables], variable)
-    return begin + row_index * tf.gather(layout.columns, variable) + column_index, column
-
-
-def _line(order: Order, key: tf.Tensor, rank: tf.Tensor) -> tf.Tensor:
-    return tf.gather(order.key_line, tf.gather(order.key_start, key) + rank)
+    row_key = order.sorted_block // LEVELS
+    column_key = (row_key // LEVELS + layout.variables) * LEVELS + order.sorted_block % LEVELS
+    block = tf.searchsorted(order.sorted_start, position, side="right") - 1
+    of_blocks = [
+        order.sorted_start,
+        tf.maximum(tf.gather(order.level_lines, column_key), 1),
+        tf.gather(order.key_start, row_key),
+        tf.gather(order.key_start, column_key),
+    ]
+    start, width, row, column = tf.unstack(tf.gather(tf.stack(of_blocks, 1), block), axis=1)
+    inside = position - start
+    row_rank = inside // width
+    row = tf.gather(order.key_line, row + row_rank)
+    column = tf.gather(order.key_line, column + inside - row_rank * width)
+    return tf.gather(layout.line_start, row) + tf.gather(layout.line_start, column), column

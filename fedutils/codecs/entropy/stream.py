@@ -13,7 +13,7 @@ from fedutils.codecs.entropy import bitio, rans
 
 _LANES_BITS = 4  # There are 2**0 to 2**12 lanes.
 _MOST_LANES_LOG2 = 12
-_TURNS = 48  # With enough raw bits, a lane codes so many tokens to twice as many …
+_TURNS = 24  # With enough raw bits, a lane codes so many tokens to twice as many …
 _TURNS_UNSEEDED = 1536  # … else so many: a lane that carries nothing costs its state.
 
 Fields = tuple[tf.Tensor, tf.Tensor]
