@@ -8,6 +8,8 @@ import pandas as pd
 
 from fedutils.units import format_bits
 
+_COLUMNS = ("round", "aggregated", "times fewer aggregated", "total", "times fewer in all")
+
 
 def bits_to_accuracy(records: pd.DataFrame, targets: Sequence[float]) -> pd.DataFrame:
     """Tabulates the bits sent when test accuracy first reached each target.
@@ -26,7 +28,7 @@ def bits_to_accuracy(records: pd.DataFrame, targets: Sequence[float]) -> pd.Data
     for target in targets:
         reference = None
         for position, (recipe, run) in enumerate(records.groupby("recipe", sort=False)):
-            row = {"target": f"{target:.0%}", "recipe": recipe}
+            row = dict.fromkeys(_COLUMNS, "") | {"target": f"{target:.0%}", "recipe": recipe}
             reached = run[run["test_accuracy"] >= target]
             if len(reached):
                 first = reached.iloc[0]
@@ -43,4 +45,4 @@ def bits_to_accuracy(records: pd.DataFrame, targets: Sequence[float]) -> pd.Data
                     row["times fewer aggregated"] = f"{reference[0] / aggregated:.2f}"
                     row["times fewer in all"] = f"{reference[1] / total:.2f}"
             rows.append(row)
-    return pd.DataFrame(rows).set_index(["target", "recipe"]).fillna("")
+    return pd.DataFrame(rows).set_index(["target", "recipe"])

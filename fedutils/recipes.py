@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow_federated as tff
 
-from fedutils import aggregators
+from fedutils import aggregators, tff_compression
 from fedutils.codecs import recipes as codec_recipes
 from fedutils.codecs.base import Codec
 from fedutils.errors import UsageError
@@ -55,8 +55,8 @@ _UNCODED = (
     Recipe(
         "tff-compression",
         "TensorFlow Federated, Model and Update Compression",
-        "TFF's own: large variables at 8 bits between their extremes, norms clipped and zeroed.",
-        lambda seed: tff.learning.compression_aggregator(),
+        "TFF's own, with seeded rounding: large variables at 8 bits, norms clipped and zeroed.",
+        tff_compression.compression_aggregator,
     ),
 )
 

@@ -14,7 +14,7 @@ START = "from fedutils import runtime; runtime.start(); print('ready', flush=Tru
 
 
 def workers(process: psutil.Process) -> list[psutil.Process]:
-    return [p for p in process.children(recursive=True) if "worker_binary" in " ".join(p.cmdline())]
+    return [p for p in process.children(recursive=True) if p.name() == "worker_binary"]
 
 
 def start(script: str) -> tuple[subprocess.Popen, list[psutil.Process]]:

@@ -31,7 +31,7 @@ def test_every_locked_package_has_a_hash_and_no_index_is_named():
     for block in blocks:
         assert re.match(r"[a-z0-9_.-]+==\S+", block), block
         assert "--hash=sha256:" in block, block
-    assert "http" not in LOCK and "index" not in LOCK
+    assert "://" not in LOCK and "--index" not in LOCK
 
 
 def test_lock_holds_what_is_asked_for_and_installed():

@@ -1,4 +1,3 @@
-import multiprocessing
 import subprocess
 import sys
 import time
@@ -50,32 +49,35 @@ def test_folder_is_keyed_by_all_that_decides(tmp_path):
     assert folder({"seed": 1}, {"code": "b"}) != first
 
 
-def _hold(folder, held, release):
-    with results.Run(folder).locked():
-        held.set()
-        release.wait()
+HOLD = (
+    "import sys; from fedutils import results\n"
+    "with results.Run(sys.argv[1]).locked():\n"
+    "    print('held', flush=True)\n"
+    "    sys.stdin.read()\n"
+)
 
 
-def test_second_process_waits_and_says_who_holds_the_run(tmp_path, capfd):
+def test_second_process_waits_and_says_who_holds_the_run(tmp_path):
     run = results.open_run(tmp_path, "run", {}, {})
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(run.folder, held, release))
-    holder.start()
-    assert held.wait(60)
-    waiter = context.Process(target=_hold, args=(run.folder, context.Event(), release))
-    waiter.start()
-    deadline = time.monotonic() + 60
-    said = ""
-    while f"held by process {holder.pid}" not in said:
-        assert time.monotonic() < deadline
-        said += capfd.readouterr().out
-        time.sleep(0.1)
-    assert waiter.is_alive()
-    release.set()
-    holder.join(30)
-    waiter.join(30)
-    assert (holder.exitcode, waiter.exitcode) == (0, 0)
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-c", HOLD, run.folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    with start() as holder:
+        assert holder.stdout.readline() == "held\n"
+        waiter = start()
+        said = waiter.stdout.readline()
+        assert f"held by process {holder.pid}" in said and said.endswith("; waiting\n")
+        assert waiter.poll() is None
+        holder.stdin.close()
+        assert waiter.stdout.readline() == "held\n"
+        waiter.stdin.close()
+        assert (holder.wait(30), waiter.wait(30)) == (0, 0)
 
 
 def test_publish_keeps_other_entries(tmp_path):

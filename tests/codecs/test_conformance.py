@@ -44,7 +44,7 @@ def test_composition_conforms(name):
 def test_ten_million_numbers(name):
     n = 10_000_000
     x = tf.random.stateless_normal([n], [1, 2])
-    codec = recipes.RECIPES[name].build([(5000, 2000)])
+    codec = recipes.RECIPES[name].build([(n,)])
     params = tensors(codec.default_params())
     payload = tf.function(lambda x: codec.encode(x, params, tf.constant([1, 2])))(x)
     values, ok = tf.function(lambda p: codec.decode(p, params, n))(payload)
