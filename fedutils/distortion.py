@@ -35,10 +35,14 @@ def measure(
     """
     n = vectors.shape[1]
     settings = settings or [codec.default_params()] * len(vectors)
+    param_specs = tf.nest.map_structure(lambda _: tf.TensorSpec([]), tensors(settings[0]))
+    # Traced here and once: called, each codec's functions would warn of being traced anew.
     encode = tf.function(
         lambda x, params: codec.encode(x, params, tf.constant([seed, 0])), autograph=False
-    )
-    decode = tf.function(lambda payload, params: codec.decode(payload, params, n), autograph=False)
+    ).get_concrete_function(tf.TensorSpec([n]), param_specs)
+    decode = tf.function(
+        lambda payload, params: codec.decode(payload, params, n), autograph=False
+    ).get_concrete_function(tf.TensorSpec([], tf.string), param_specs)
     measured = []
     for vector, setting in zip(vectors, settings, strict=True):
         params = tensors(setting)
