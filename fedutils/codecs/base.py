@@ -290,7 +290,7 @@ def is_finite(x: tf.Tensor) -> tf.Tensor:
     """Whether no element of x, float32[n], is infinite or NaN."""
     # The sum of squares is one pass without a temporary vector, and rarely overflows.
     quick = tf.math.is_finite(tf.nn.l2_loss(x))
-    return tf.cond(quick, lambda: True, lambda: tf.reduce_all(tf.math.is_finite(x)))
+    return tf.cond(quick, lambda: tf.constant(True), lambda: tf.reduce_all(tf.math.is_finite(x)))
 
 
 def to_bytes(x: Any) -> tf.Tensor:
