@@ -29,10 +29,14 @@ def check(say: Callable[[str], None]) -> None:
 
 
 def _ask_kernel() -> str:
-    from jupyter_client.manager import start_new_kernel
+    from jupyter_client.manager import KernelManager
 
-    manager, client = start_new_kernel(kernel_name="python3")
+    manager = KernelManager(kernel_name="python3", transport="ipc")
+    manager.start_kernel()
+    client = manager.blocking_client()
     try:
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
         answers = []
         client.execute_interactive(
             "print('Hello, World!')",

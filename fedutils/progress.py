@@ -52,7 +52,7 @@ class Progress(tff.program.ReleaseManager):
 
 def _display():
     """Returns a function (text, round, rounds, evaluated) -> None for where output goes."""
-    if "ipykernel" in sys.modules:
+    if _in_notebook():
         from IPython.display import display
 
         handle = display({"text/plain": ""}, raw=True, display_id=True)
@@ -70,3 +70,9 @@ def _display():
     return lambda text, done, total, evaluated: (
         (evaluated or done == total) and print(text, flush=True)
     )
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return hasattr(shell, "kernel")

@@ -56,3 +56,12 @@ def test_help_is_quick_and_names_the_commands():
     result = fedutils("--help", timeout=20)
     for command in ("run", "bits", "list", "notebook", "check"):
         assert f"\n  {command} " in result.stdout
+
+
+def test_check_tries_all_that_the_notebooks_need(no_process_left):
+    result = fedutils("check")
+    assert result.returncode == 0, result.stderr
+    assert "kernel: Hello, World!" in result.stdout
+    assert "TFF: Hello, World!" in result.stdout
+    assert "20 examples, 101.52Mibit aggregated" in result.stdout
+    assert result.stdout.endswith("all is well\n")
