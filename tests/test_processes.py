@@ -20,6 +20,7 @@ def workers(process: psutil.Process) -> list[psutil.Process]:
 def start(script: str) -> tuple[subprocess.Popen, list[psutil.Process]]:
     process = subprocess.Popen(
         [sys.executable, "-c", START + script],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),
@@ -42,7 +43,9 @@ def test_worker_ends_with_a_killed_process(number):
 
 
 def test_worker_ends_at_exit_and_does_not_hold_the_pipe():
-    process, found = start("pass")
+    process, found = start("input()")
+    process.stdin.write("go on\n")
+    process.stdin.close()
     assert process.stdout.read() == ""  # returns only when nobody holds the pipe
     assert process.wait(30) == 0
     assert psutil.wait_procs(found, timeout=10)[1] == []
