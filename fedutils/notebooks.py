@@ -36,7 +36,7 @@ PROFILES: dict[str, dict[str, object]] = {
         "eval_every": 4,
         "update_rounds": [1, 10, 40],
     },
-    # About an hour on two cores.
+    # Longer runs; hours where cores are slow or few.
     "full": {
         "dataset": "mnist5k",
         "rounds": 300,

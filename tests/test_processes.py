@@ -1,5 +1,6 @@
 """No worker outlives what started it. Uses real processes and real signals."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,10 +60,8 @@ def test_killed_worker_is_replaced(tff_worker):
     (old,) = workers(psutil.Process())
     old.kill()
     old.wait(10)
-    try:
+    with contextlib.suppress(Exception):
         hello()  # the call that meets the dead worker may fail
-    except Exception as error:
-        assert "worker" in str(error).lower() or error
     assert hello() == b"Hello"
     (new,) = workers(psutil.Process())
     assert new.pid != old.pid

@@ -25,18 +25,12 @@ def halves():
 
 
 def doubled():
-    @dataclasses.dataclass(frozen=True)
-    class Halves(base.Stage):
-        emits = tf.int32
-
-        def encode(self, x, params, seed):
-            return base.Encoded(tf.cast(tf.round(4 * x), tf.int32))
-
-        def decode(self, y, side, params, seed, n):
-            return base.Decoded(tf.cast(y, tf.float32) / 2)
-
-    Halves.__qualname__ = "halves.<locals>.Halves"
-    return base.chain(Halves(), entropy.Huffman())
+    """The same names, but another method."""
+    codec = halves()
+    type(codec.stages[0]).encode = lambda self, x, params, seed: base.Encoded(
+        tf.cast(tf.round(4 * x), tf.int32)
+    )
+    return codec
 
 
 @pytest.fixture
