@@ -11,12 +11,13 @@ updates, of traced functions, with TensorFlow's default threads.
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from fedutils import data, recipes, training, updates
+from fedutils import data, provenance, recipes, results, training, updates
 from fedutils.codecs.base import tensors
 
 
@@ -66,6 +67,8 @@ def main():
     print(shown.round(4).to_string())
     if arguments.out:
         result.to_csv(arguments.out, index=False)
+        origin = {"data": arguments.dataset, "clients": arguments.clients, **provenance.describe()}
+        results.write_json(Path(arguments.out).with_suffix(".json"), origin)
 
 
 if __name__ == "__main__":

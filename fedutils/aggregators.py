@@ -4,59 +4,34 @@
     CLIENTS → SERVER                                                    │ federated_aggregate
     server   mean ◀─ divide ◀─ sum of values, sum of weights ◀─ decode ◀┘
 
-The string holds all that the sum needs of a client, and nothing else crosses: the round's codec
-parameters (a sum may run on an aggregator that knows only what clients send), the client's
+The string (`wire`) holds all that the sum needs of a client, and nothing else crosses: the round's
+codec parameters (a sum may run on an aggregator that knows only what clients send), the client's
 weight, and the codec's payload, whose check covers the two others. So a client whose string is
-damaged or whose update is not finite leaves numerator and denominator together. Sum and
-weights follow the order of operations of `tff.aggregators.MeanFactory`: with a codec that
-loses nothing, the mean is the same bit for bit.
+damaged, or whose update is not finite or too large for a square (`wire`), leaves numerator and
+denominator together. A codec with vectors among its parameters is decoded by the server, which
+knows them (`totals`). Sum and weights follow the order of operations of
+`tff.aggregators.MeanFactory`: with a codec that loses nothing, the mean is the same bit for bit.
 """
 
 import collections
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from fedutils import controllers, totals
 from fedutils.codecs import base, recipes
 from fedutils.codecs.base import Codec
+from fedutils.controllers import Constant, Controller
+from fedutils.wire import Wire, not_inlined, squared_norm
 
 Layout = list[tuple[int, ...]]
 """The shapes of a model's variables, in their order in the concatenated update."""
 
 CodecBuilder = Callable[[Layout], Codec]
-
-
-_NOT_INLINED = {"_noinline": True}
-
-
-class Controller(Protocol):
-    """Adapts a codec's parameters from the rounds before; pure TensorFlow functions.
-
-    Its state, a structure of tensors with static shapes, lives in the aggregator's server state.
-    """
-
-    def initialize(self, params: base.Params):
-        """The state before the first round."""
-
-    def next(self, state, params: base.Params, measurements: base.Params):
-        """The new state, and the parameters of the next round (float32 scalars)."""
-
-
-class Constant:
-    """The controller that leaves the parameters as they are."""
-
-    def initialize(self, params):
-        """No state."""
-        return collections.OrderedDict()
-
-    def next(self, state, params, measurements):
-        """The same again."""
-        return state, params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +40,21 @@ class Compression:
 
     codec: a `Codec`, or a function from the variables' shapes to one.
     seed: decides, with the round and the client's own value, what codecs draw at random.
-    controller: changes the codec's parameters after every round.
+    controller: changes the codec's parameters after every round; or a function from the
+      variables' shapes to a controller.
     """
 
     codec: Codec | CodecBuilder
     seed: int = 0
-    controller: Controller = dataclasses.field(default_factory=Constant)
+    controller: Controller | Callable[[Layout], Controller] = dataclasses.field(
+        default_factory=Constant
+    )
 
-    def for_layout(self, layout: Layout) -> Codec:
-        """The codec for variables of these shapes."""
-        return self.codec if isinstance(self.codec, Codec) else self.codec(layout)
+    def for_layout(self, layout: Layout) -> tuple[Codec, Controller]:
+        """The codec and the controller for variables of these shapes."""
+        codec, controller = self.codec, self.controller
+        codec = codec if isinstance(codec, Codec) else codec(layout)
+        return codec, controller if hasattr(controller, "initialize") else controller(layout)
 
 
 class CompressedSumFactory(tff.aggregators.UnweightedAggregationFactory):
@@ -87,6 +67,7 @@ class CompressedSumFactory(tff.aggregators.UnweightedAggregationFactory):
         round: int32, how many rounds there were.
         seed: int32.
         controller: the controller's state.
+        training_loss: float32, if the controller needs it; `feedback.fed_with_loss` sets it.
 
     Measurements:
 
@@ -96,7 +77,11 @@ class CompressedSumFactory(tff.aggregators.UnweightedAggregationFactory):
           weighted mean, of their products with the weights).
         sum_squared_norm: float32, squared norm of their sum; with the former it tells how much
           clients (and their quantization noise) agree.
-        params: the parameters that this round used.
+        params: the scalar parameters that this round used.
+        announcement_bits: int64, of the string that each client gets; only if the codec has
+          vectors among its parameters.
+        reported_error_sum, reported_norm_sum: float32, see `controllers.Controller`; only if
+          the controller needs them.
     """
 
     def __init__(self, compression: Compression | Codec | CodecBuilder):
@@ -162,8 +147,11 @@ def compressed_aggregator(
     """
     compression = _as_compression(compression)
     if min_elements > 0:
-        codec = recipes.small_whole(compression.for_layout, min_elements)
-        compression = dataclasses.replace(compression, codec=codec)
+        whole = compression.codec
+        build = whole if callable(whole) else lambda layout: whole
+        compression = dataclasses.replace(
+            compression, codec=recipes.small_whole(build, min_elements)
+        )
     mean = CompressedMeanFactory if weighted else CompressedUnweightedMeanFactory
     factory = mean(compression)
     quantile = tff.aggregators.PrivateQuantileEstimationProcess.no_noise
@@ -211,19 +199,21 @@ def _create(
         raise TypeError(f"The weight must be a float32 scalar, not {weight_type}.")
     layout = [tuple(spec.shape) for spec in tf.nest.flatten(specs)]
     n = base.total(layout)
-    codec = compression.for_layout(layout)
-    controller = compression.controller
-    wire = _Wire(codec, n, weighted=weight_type is not None)
+    codec, controller = compression.for_layout(layout)
+    wire = Wire(codec, n, weight_type is not None, controllers.needs_reports(controller))
 
     @tff.tensorflow.computation
     def initialize():
         params = base.tensors(codec.default_params())
-        return collections.OrderedDict(
+        state = collections.OrderedDict(
             params=params,
             round=tf.constant(0),
             seed=tf.constant(compression.seed),
             controller=controller.initialize(params),
         )
+        if controllers.needs_loss(controller):
+            state[controllers.LOSS] = tf.constant(0.0)
+        return state
 
     state_type = initialize.type_signature.result
 
@@ -231,16 +221,13 @@ def _create(
     def announce(state):
         seed = tf.stack([state["seed"], state["round"]])
         word = tf.random.stateless_uniform([], seed, None, None, tf.int32, alg="philox")
-        return collections.OrderedDict(params=state["params"], seed=word)
+        return wire.announce(state["params"], word)
 
     announcement_type = announce.type_signature.result
 
     def encode(announcement, value, weight):
         vector = tf.concat([tf.reshape(v, [-1]) for v in tf.nest.flatten(value)], axis=0)
-        # Kept as one function: inlined, the codec's branches and loops become a graph on which
-        # TensorFlow's optimizer, run by TFF, has been seen to abort.
-        apart = tf.function(wire.encode, autograph=False, experimental_attributes=_NOT_INLINED)
-        return apart(vector, weight, announcement["params"], announcement["seed"])
+        return not_inlined(wire.encode)(announcement, vector, weight)
 
     if wire.weighted:
         client_types = [value_type, weight_type]
@@ -252,47 +239,48 @@ def _create(
             [announcement_type, *client_types],
         )
 
-    @tff.tensorflow.computation
-    def zero():
+    def decode(string, params=None):
+        """A client's string as the total of one client."""
+        received = not_inlined(wire.decode)(string, params)
+        bits = tf.cast(8 * tf.strings.length(string, unit="BYTE"), tf.int64)
         return collections.OrderedDict(
-            value=tf.zeros([n]),
-            weight=tf.constant(0.0),
-            payload_bits_sum=tf.constant(0, tf.int64),
-            payload_bits_max=tf.constant(0, tf.int64),
-            rejected_clients=tf.constant(0),
-            squared_norm_sum=tf.constant(0.0),
+            value=received.value,
+            weight=received.weight,
+            payload_bits_sum=bits,
+            payload_bits_max=bits,
+            counted_bits_sum=tf.where(received.ok, bits, 0),
+            clients=tf.constant(1),
+            rejected_clients=1 - tf.cast(received.ok, tf.int32),
+            squared_norm_sum=squared_norm(received.value),
+            reported_error_sum=received.squared_error,
+            reported_norm_sum=received.squared_norm,
         )
 
-    total_type = zero.type_signature.result
-
-    @tff.tensorflow.computation(total_type, np.str_)
-    def accumulate(total, string):
-        apart = tf.function(wire.decode, autograph=False, experimental_attributes=_NOT_INLINED)
-        value, weight, ok = apart(string)
-        bits = 8 * tf.strings.length(string, unit="BYTE")
-        one = collections.OrderedDict(
-            value=value,
-            weight=weight,
-            payload_bits_sum=tf.cast(bits, tf.int64),
-            payload_bits_max=tf.cast(bits, tf.int64),
-            rejected_clients=1 - tf.cast(ok, tf.int32),
-            squared_norm_sum=_squared_norm(value),
-        )
-        return _add_totals(total, one)
-
-    merge = tff.tensorflow.computation(_add_totals, [total_type, total_type])
-    report = tff.tensorflow.computation(lambda total: total, total_type)
+    total_of = totals.decoded_by_the_server if wire.vectors else totals.decoded_on_arrival
+    total_of = total_of(decode, totals.no_clients(n), state_type)
+    total_type = total_of.type_signature.result.member
 
     @tff.tensorflow.computation(state_type, total_type)
     def conclude(state, total):
+        observed = collections.OrderedDict(total)
+        observed["sum_squared_norm"] = squared_norm(total["value"])
+        if controllers.LOSS in state:
+            observed[controllers.LOSS] = state[controllers.LOSS]
+        controlled, params = controller.next(state["controller"], state["params"], observed)
+        hidden = ["value", "weight", "clients", "counted_bits_sum", controllers.LOSS]
+        if not wire.reports:
+            hidden += ["reported_error_sum", "reported_norm_sum"]
         measurements = collections.OrderedDict(
-            (name, total[name]) for name in total if name not in ("value", "weight")
+            (name, number) for name, number in observed.items() if name not in hidden
         )
-        measurements["sum_squared_norm"] = _squared_norm(total["value"])
-        measurements["params"] = state["params"]
-        controlled, params = controller.next(state["controller"], state["params"], measurements)
+        measurements["params"] = collections.OrderedDict(
+            (name, state["params"][name]) for name in wire.scalars
+        )
+        if wire.vectors:
+            context = wire.announce(state["params"], tf.constant(0))["context"]
+            measurements["announcement_bits"] = tf.cast(8 * tf.strings.length(context), tf.int64)
         new_state = collections.OrderedDict(
-            params=params, round=state["round"] + 1, seed=state["seed"], controller=controlled
+            state, params=params, round=state["round"] + 1, controller=controlled
         )
         result = tf.split(finish(total["value"], total["weight"]), [*map(math.prod, layout)])
         result = [tf.reshape(piece, shape) for piece, shape in zip(result, layout, strict=True)]
@@ -305,7 +293,7 @@ def _create(
     def next_round(state, *client):
         announcement = tff.federated_broadcast(tff.federated_map(announce, state))
         strings = tff.federated_map(encode_fn, (announcement, *client))
-        total = tff.federated_aggregate(strings, zero(), accumulate, merge, report)
+        total = total_of(state, strings)
         output = tff.federated_map(conclude, (state, total))
         return tff.templates.MeasuredProcessOutput(output[0], output[1], output[2])
 
@@ -317,59 +305,3 @@ def _create(
     else:
         next_fn = tff.federated_computation(lambda s, v: next_round(s, v), placed)
     return tff.templates.AggregationProcess(init_fn, next_fn)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Wire:
-    """What crosses from a client: [parameters, 4 bytes each] [weight, 4] [codec's payload]."""
-
-    codec: Codec
-    n: int
-    weighted: bool
-
-    @property
-    def _names(self) -> list[str]:
-        return [*self.codec.default_params()] + ["weight"] * self.weighted
-
-    def encode(self, value, weight, params, seed) -> tf.Tensor:
-        """The string of one client; empty if its value or weight is not finite."""
-        numbers = dict(params)
-        if self.weighted:
-            value, numbers["weight"] = value * weight, weight
-        # What a client draws differs from client to client, yet is a function of the run's seed.
-        fingerprint = tf.fingerprint(tf.reshape(value, [1, -1]))[0, :4]
-        seed = tf.stack([seed, tf.bitcast(fingerprint, tf.int32)])
-        payload = self.codec.encode(value, numbers, seed)
-        prefix = tf.concat([tf.zeros([0]), *[[numbers[name]] for name in self._names]], axis=0)
-        whole = tf.strings.join([base.to_string(base.to_bytes(prefix)), payload])
-        return tf.where(tf.equal(payload, "") | ~base.is_finite(prefix), "", whole)
-
-    def decode(self, string) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The value times its weight, the weight, and whether they count; else both are zero."""
-        length = tf.strings.length(string)
-        size = 4 * len(self._names)
-        prefix = tf.strings.substr(string, 0, tf.minimum(length, size))
-        payload = tf.strings.substr(string, tf.minimum(length, size), length)
-        data = tf.io.decode_raw(prefix, tf.uint8)
-        data = tf.pad(data, [[0, size - tf.size(data)]])
-        numbers = base.from_bytes(tf.ensure_shape(data, [size]), tf.float32)
-        named = {name: numbers[i] for i, name in enumerate(self._names)}
-        value, ok = self.codec.decode(payload, named, self.n)
-        weight = named.get("weight", tf.constant(1.0))
-        ok = ok & base.is_finite(numbers)
-        value, weight = tf.cond(
-            ok, lambda: (value, weight), lambda: (tf.zeros([self.n]), tf.constant(0.0))
-        )
-        return value, weight, ok
-
-
-def _squared_norm(x: tf.Tensor) -> tf.Tensor:
-    """sum(x^2), in one pass without a temporary vector."""
-    return 2 * tf.nn.l2_loss(x)
-
-
-def _add_totals(a, b):
-    """Totals of two groups of clients as one."""
-    added = collections.OrderedDict((name, a[name] + b[name]) for name in a)
-    added["payload_bits_max"] = tf.maximum(a["payload_bits_max"], b["payload_bits_max"])
-    return added

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedutils import aggregators
+from fedutils import adaptive, ledger
 from fedutils.aggregators import (
     CompressedMeanFactory,
     CompressedSumFactory,
@@ -20,6 +20,8 @@ from fedutils.codecs.entropy.packing import FixedWidth
 from fedutils.codecs.floats import Raw
 from fedutils.codecs.quantizers import Stochastic
 from fedutils.codecs.transforms import Rms, Step
+from fedutils.controllers import LineActivity, MeanWeight, TargetDistortion, Together
+from fedutils.wire import Wire
 
 pytestmark = pytest.mark.usefixtures("tff_worker")
 
@@ -151,13 +153,14 @@ def test_damaged_payload_is_rejected_and_billed(vectors):
 def test_payload_bits_are_the_strings(values):
     """The step, the weight and the check, 32 bits each; the scale; four bits or so a number."""
     process = CompressedMeanFactory(COARSE).create(VALUE_TYPE, WEIGHT_TYPE)
-    wire = aggregators._Wire(COARSE, 17, weighted=True)
+    wire = Wire(COARSE, 17, weighted=True)
     seed = announced_seed(process)
-    params = {"step": tf.constant(2.0)}
     lengths = []
     for value, weight in zip(values, WEIGHTS, strict=True):
         x = tf.concat([tf.reshape(v, [-1]) for v in value], axis=0)
-        string = wire.encode(x, tf.constant(weight), params, seed).numpy()
+        string = wire.encode(
+            {"step": tf.constant(2.0), "seed": seed}, x, tf.constant(weight)
+        ).numpy()
         lengths.append(8 * len(string))
     measured = run(process, values, WEIGHTS).measurements
     assert measured["payload_bits_sum"] == sum(lengths)
@@ -268,6 +271,124 @@ def test_builder_is_given_the_shapes_of_the_large_variables():
     assert given == [[(3, 4)], [(3, 4), (5,)]]
 
 
+def lined(step=0.01, seed=3):
+    """A codec with a vector among its parameters, and what makes that change."""
+
+    def controller(layout):
+        return Together(MeanWeight(), LineActivity(tuple(layout)))
+
+    return Compression(lambda layout: adaptive.codec(layout, step), seed, controller)
+
+
+def announced(process, state, wire):
+    seed = tf.random.stateless_uniform(
+        [], [state["seed"], state["round"]], None, None, tf.int32, alg="philox"
+    )
+    params = collections.OrderedDict((k, tf.constant(v)) for k, v in state["params"].items())
+    return params, wire.announce(params, seed)
+
+
+@pytest.mark.parametrize("rejected", [[], [2], [0, 1, 2, 3]])
+def test_vectors_among_the_parameters_are_known_to_the_server_alone(values, rejected):
+    """The second round's mean from strings that are made and read here."""
+    process = CompressedMeanFactory(lined()).create(VALUE_TYPE, WEIGHT_TYPE)
+    state = process.next(process.initialize(), values, WEIGHTS).state
+    assert state["params"]["lines"].any()
+    for i in rejected:
+        values[i][1][0] = np.nan
+    output = process.next(state, values, WEIGHTS)
+
+    wire = Wire(adaptive.codec([(3, 4), (5,)], 0.01), 17, weighted=True)
+    params, message = announced(process, state, wire)
+    strings = [
+        wire.encode(message, tf.concat([tf.reshape(v, [-1]) for v in value], 0), tf.constant(w))
+        for value, w in zip(values, WEIGHTS, strict=True)
+    ]
+    received = [wire.decode(string, params) for string in strings]
+    assert [i for i, r in enumerate(received) if not r.ok] == rejected
+    total = np.sum([r.value for r in received], axis=0)
+    weight = np.float32(sum(r.weight.numpy() for r in received))
+    expected = total / weight if weight else total
+    result = np.concatenate([r.ravel() for r in output.result])
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-7)
+    measured = output.measurements
+    assert measured["rejected_clients"] == len(rejected)
+    assert measured["payload_bits_sum"] == sum(8 * len(s.numpy()) for s in strings)
+    assert measured["announcement_bits"] == 8 * len(message["context"].numpy())
+    assert sorted(measured["params"]) == ["step", "weight_unit"]
+
+
+def test_damaged_payload_is_rejected_by_the_server(vectors):
+    codec = adaptive.codec([(17,)], 1e-3)
+    codec = Damaging(codec.stages, codec.coder)
+    process = CompressedUnweightedMeanFactory(codec).create(VECTOR_TYPE)
+    vectors[1][0] = 1000
+    output = run(process, vectors)
+    expected = run(process, [vectors[i] for i in (0, 2, 3)])
+    np.testing.assert_allclose(output.result, expected.result, rtol=1e-6)
+    assert output.measurements["rejected_clients"] == 1
+    assert output.measurements["payload_bits_sum"] > expected.measurements["payload_bits_sum"]
+
+
+def test_one_string_up_and_one_context_down():
+    bill = ledger.of(CompressedMeanFactory(lined()).create(VALUE_TYPE, WEIGHT_TYPE).next)
+    up, down = ledger.Direction.AGGREGATED, ledger.Direction.BROADCAST
+    assert (bill.measured_strings(up), bill.bits(up)) == (1, 0)
+    # The step, the unit of weight and the seed, 32 bits each.
+    assert (bill.measured_strings(down), bill.bits(down)) == (1, 3 * 32)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_reports_are_the_clients_errors_and_cost_eight_bytes(weighted, vectors):
+    def process(controller):
+        factory = CompressedMeanFactory if weighted else CompressedUnweightedMeanFactory
+        compression = Compression(COARSE, 5, **controller)
+        return factory(compression).create(VECTOR_TYPE, *[WEIGHT_TYPE] * weighted)
+
+    arguments = [vectors, WEIGHTS] if weighted else [vectors]
+    reporting = process({"controller": TargetDistortion(0.1)})
+    output, silent = run(reporting, *arguments), run(process({}), *arguments)
+    wire = Wire(COARSE, 17, weighted)
+    _, message = announced(reporting, reporting.initialize(), wire)
+    error = norm = 0
+    for vector, weight in zip(vectors, WEIGHTS, strict=True):
+        received = wire.decode(wire.encode(message, tf.constant(vector), tf.constant(weight)))
+        value = vector * np.float32(weight) if weighted else vector
+        error += np.sum((received.value - value) ** 2)
+        norm += value @ value
+    measured = output.measurements
+    np.testing.assert_allclose(measured["reported_error_sum"], error, rtol=1e-5)
+    np.testing.assert_allclose(measured["reported_norm_sum"], norm, rtol=1e-5)
+    assert measured["payload_bits_sum"] - silent.measurements["payload_bits_sum"] == 4 * 64
+    assert "reported_error_sum" not in silent.measurements
+    np.testing.assert_array_equal(output.result, silent.result)
+    ratio = np.clip(0.1 * norm / error, 0.25, 4)
+    np.testing.assert_allclose(output.state["params"]["step"], 2 * ratio**0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_vectors_below_zeroing_and_clipping(weighted, values):
+    """With a fine step, what the codec that loses nothing gives there."""
+    values[3] = [v * 100 for v in values[3]]
+    arguments = [values, WEIGHTS] if weighted else [values]
+
+    def output(compression):
+        factory = compressed_aggregator(compression, weighted=weighted)
+        return run(factory.create(VALUE_TYPE, *[WEIGHT_TYPE] * weighted), *arguments, rounds=3)
+
+    fine, plain = output(lined(1e-6)), output(IDENTITY)
+    for a, b in zip(fine.result, plain.result, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+        assert np.abs(b).max() > 0.01
+    assert fine.measurements["zeroed_count"] == plain.measurements["zeroed_count"] == 1
+
+
+def test_lines_of_all_variables_but_a_codec_of_the_large_ones_are_refused():
+    factory = compressed_aggregator(lined(), min_elements=6)
+    with pytest.raises(ValueError, match="min_elements=0"):
+        factory.create(VALUE_TYPE, WEIGHT_TYPE)
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_works_where_tff_computes(name, values):
     factory = compressed_aggregator(recipes.RECIPES[name].build, zeroing=False, clipping=False)
@@ -282,32 +403,6 @@ def test_only_float32_is_encoded():
         CompressedSumFactory(IDENTITY).create(tff.TensorType(np.int32, [3]))
     with pytest.raises(TypeError, match="weight must be a float32"):
         CompressedMeanFactory(IDENTITY).create(VECTOR_TYPE, tff.TensorType(np.int32))
-
-
-@pytest.mark.parametrize("cut", [0, 1, 4, 7, 8, 11, 12, 40])
-def test_string_cut_short_anywhere_is_rejected(cut, vectors):
-    wire = aggregators._Wire(COARSE, 17, weighted=True)
-    string = wire.encode(
-        tf.constant(vectors[0]), tf.constant(2.0), {"step": tf.constant(2.0)}, tf.constant(1)
-    ).numpy()
-    assert bool(wire.decode(string)[2])
-    value, weight, ok = wire.decode(string[:cut][: len(string) - 1])
-    assert not bool(ok)
-    assert not value.numpy().any()
-    assert weight == 0
-
-
-def test_every_bit_of_the_string_is_under_the_check(vectors):
-    """The weight and the codec's parameters, too."""
-    wire = aggregators._Wire(COARSE, 17, weighted=True)
-    string = wire.encode(
-        tf.constant(vectors[0]), tf.constant(2.0), {"step": tf.constant(2.0)}, tf.constant(1)
-    ).numpy()
-    decode = tf.function(wire.decode, input_signature=[tf.TensorSpec([], tf.string)])
-    for bit in range(8 * len(string)):
-        data = bytearray(string)
-        data[bit // 8] ^= 1 << bit % 8
-        assert not bool(decode(bytes(data))[2]), bit
 
 
 def test_federated_averaging_with_the_identity_codec_is_plain_bit_for_bit():

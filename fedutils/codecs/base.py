@@ -24,10 +24,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 Params = Mapping[str, tf.Tensor]
-"""What server and clients share in this round: name -> float32 scalar."""
+"""What server and clients share in this round: name -> float32 scalar, or vector (a context)."""
 
 Length = int | tf.Tensor
 """A vector's length: a Python int where it is known, else a scalar int32 tensor."""
@@ -73,7 +74,7 @@ class Stage:
         """How many float32 numbers `encode` hands to `decode`."""
         return 0
 
-    def default_params(self) -> dict[str, float]:
+    def default_params(self) -> dict[str, float | np.ndarray]:
         """The round parameters this stage reads, with the values to start from."""
         return {}
 
@@ -99,7 +100,9 @@ class Stage:
 class Coder(Protocol):
     """The lossless end of a chain; a frozen dataclass with these three methods.
 
-    It takes int32 symbols, unless it has an attribute `takes = tf.float32`.
+    It takes int32 symbols, unless it has an attribute `takes = tf.float32`. One whose model the
+    server and the clients share has a method `for_round(params)`, which gives the coder to use,
+    and `default_params`, like a stage.
     """
 
     def encode(self, values: tf.Tensor) -> tf.Tensor:
@@ -158,10 +161,16 @@ class Codec:
         """Bytes before the body: check, seed if needed, side information."""
         return 4 + 4 * self.needs_seed + 4 * sum(stage.side_size() for stage in self.stages)
 
-    def default_params(self) -> OrderedDict[str, float]:
+    def default_params(self) -> OrderedDict[str, float | np.ndarray]:
         """The round parameters with the values to start from, by name."""
         found = {k: v for stage in self.stages for k, v in stage.default_params().items()}
+        if hasattr(self.coder, "default_params"):
+            found.update(self.coder.default_params())
         return OrderedDict(sorted(found.items()))
+
+    def coder_for(self, params: Params) -> Coder:
+        """The coder of a round with these parameters."""
+        return self.coder.for_round(params) if hasattr(self.coder, "for_round") else self.coder
 
     def bound_bits(self, n: int) -> float:
         """No vector of length n takes more bits than this."""
@@ -172,7 +181,7 @@ class Codec:
 
         Args:
           x: float32[n].
-          params: name -> float32 scalar, at least those of `default_params`.
+          params: name -> float32 scalar or vector, at least those of `default_params`.
           seed: int32[2]; equal seeds give equal payloads.
 
         Returns:
@@ -190,7 +199,7 @@ class Codec:
                 side.append(tf.reshape(tf.cast(encoded.side, tf.float32), [stage.side_size()]))
                 ok = ok & encoded.ok & tf.reduce_all(tf.math.is_finite(side[-1]))
             fields = [to_bytes(word)] * self.needs_seed + [to_bytes(s) for s in side]
-            rest = to_string(tf.concat([*fields, self.coder.encode(y)], axis=0))
+            rest = to_string(tf.concat([*fields, self.coder_for(params).encode(y)], axis=0))
             return tf.where(ok, self.frame(rest, params, tf.size(x)), "")
 
         return tf.cond(is_finite(x), encode_finite, lambda: tf.constant(""))
@@ -233,7 +242,7 @@ class Codec:
             sides.append(from_bytes(data[:size], tf.float32))
             data = data[size:]
         lengths = self._lengths(n)
-        y, ok = self.coder.decode(data, lengths[-1])
+        y, ok = self.coder_for(params).decode(data, lengths[-1])
         for i, stage in reversed(list(enumerate(self.stages))):
             seed = tf.stack([word, i])
             y, stage_ok = stage.decode(y, sides[i], params, seed, lengths[i])
@@ -269,8 +278,8 @@ def chain(*parts: Any) -> Codec:
     return Codec(tuple(stages), last)
 
 
-def tensors(params: Mapping[str, float]) -> OrderedDict[str, tf.Tensor]:
-    """Parameters as the float32 scalars that `Codec.encode` and `decode` take."""
+def tensors(params: Mapping[str, float | np.ndarray]) -> OrderedDict[str, tf.Tensor]:
+    """Parameters as the float32 tensors that `Codec.encode` and `decode` take."""
     return OrderedDict((k, tf.constant(v, tf.float32)) for k, v in sorted(params.items()))
 
 

@@ -174,7 +174,7 @@ def _check_damage(bound: _Bound) -> None:
         damaged[f"truncated to {cut} bytes"] = good[:cut]
     for bit in {0, 31, 32, *rng.integers(0, 8 * len(good), 20).tolist(), 8 * len(good) - 1}:
         damaged[f"with bit {bit} flipped"] = _flip(good, bit)
-    stale = tensors({"stale": 1.0, **{k: float(v) for k, v in bound.params.items()}})
+    stale = tensors({"stale": 1.0, **{k: np.asarray(v) for k, v in bound.params.items()}})
     damaged["made with other parameters"] = bound.codec.frame(good[4:], stale, bound.n).numpy()
     damaged["made for another length"] = bound.codec.frame(
         good[4:], bound.params, bound.n + 1

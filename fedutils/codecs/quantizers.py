@@ -6,11 +6,12 @@ steps, where float32 has no fraction left to round; such a vector is refused.
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import tensorflow as tf
 
-from fedutils.codecs.base import Decoded, Encoded, Stage, length_of
+from fedutils.codecs.base import Decoded, Encoded, Stage, length_of, total
 
 _LARGEST = 2.0**24
 
@@ -56,6 +57,45 @@ class Stochastic(Quantizer):
         positions, rounded = _rounded_away_from_zero(x, seed)
         ok = tf.reduce_all(tf.abs(rounded) <= _LARGEST)
         return Encoded(_spread(positions, tf.cast(rounded, tf.int32), x), ok=ok)
+
+
+@dataclasses.dataclass(frozen=True)
+class Systematic(Quantizer):
+    """Rounds at random, but so that running sums stay right: unbiased, errors cancel.
+
+    One random offset u decides all: with S_i the sum of the first i magnitudes, the i-th becomes
+    floor(S_i + u) - floor(S_{i-1} + u); positive and negative elements are summed apart. As with
+    `Stochastic`, each is one of its element's two neighbours, and right in expectation; but the
+    error of any run of elements stays below 2, however long it is. Variables are run through
+    column by column: a unit's inputs are summed, so are their errors, and there they cancel.
+    Source of the sampling scheme: Madow and Madow 1944 (systematic sampling).
+
+    shapes: of the variables that lie one after the other in the vector; one of another length is
+      run through from first to last.
+    """
+
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def rounded(self, x, seed):
+        """Rounds."""
+        offsets = tf.random.stateless_uniform([2], seed, dtype=tf.float64, alg="philox")
+        n = length_of(x)
+        if not tf.is_tensor(n):
+            return self._by_column(x, offsets) if n == total(self.shapes) else _run(x, offsets)
+        return tf.cond(
+            tf.equal(n, total(self.shapes)),
+            lambda: self._by_column(x, offsets),
+            lambda: _run(x, offsets),
+        )
+
+    def _by_column(self, x: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+        columns = [max(shape[-1] if shape else 1, 1) for shape in self.shapes]
+        pieces = tf.split(x, [math.prod(shape) for shape in self.shapes]) if columns else [x]
+        turned = [_turn(p, c) for p, c in zip(pieces, columns or [1], strict=True)]
+        rounded = _run(tf.concat(turned, 0), offsets)
+        pieces = tf.split(rounded, [tf.size(piece) for piece in turned])
+        back = [_turn(p, tf.size(p) // c) for p, c in zip(pieces, columns or [1], strict=True)]
+        return tf.concat(back, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +232,21 @@ def _rounded_away_from_zero(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, t
 def _spread(positions: tf.Tensor, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """A vector, as long as `like`, with the values at the positions and zeros elsewhere."""
     return tf.scatter_nd(positions, values, tf.shape(like, tf.int64))
+
+
+def _run(x: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    """float32[n] rounded so that running sums of either sign stay right; offsets: float64[2]."""
+    halves = []
+    for half, offset in zip((tf.nn.relu(x), tf.nn.relu(-x)), tf.unstack(offsets), strict=True):
+        sums = tf.floor(tf.cumsum(tf.cast(half, tf.float64)) + offset)
+        before = tf.concat([tf.zeros([1], tf.float64), sums], 0)[:-1]
+        halves.append(tf.cast(sums - before, tf.float32))
+    return halves[0] - halves[1]
+
+
+def _turn(x: tf.Tensor, columns) -> tf.Tensor:
+    """The transpose of a matrix of so many columns, both as vectors, row after row."""
+    return tf.reshape(tf.transpose(tf.reshape(x, [-1, columns])), [-1])
 
 
 def _dither(seed: tf.Tensor, n) -> tf.Tensor:

@@ -34,7 +34,7 @@ class Threshold(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class TopK(Stage):
-    """Keeps the ceil(fraction n) largest magnitudes (biased). Aji and Heafield 2017, section 3."""
+    """Keeps the ceil(fraction n) largest magnitudes (biased). Aji and Heafield 2017, section 4."""
 
     fraction: float = 0.01
     unbiased: ClassVar[bool] = False

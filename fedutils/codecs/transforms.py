@@ -92,6 +92,79 @@ class Step(Stage):
 
 
 @dataclasses.dataclass(frozen=True)
+class RelativeStep(Step):
+    """Divides by the round parameter `step`, in root mean squares: `Rms` and `Step` in one pass."""
+
+    def side_size(self) -> int:
+        """The root mean square."""
+        return 1
+
+    def encode(self, x, params, seed):
+        """Refuses a step that is not positive; a vector of zeros stays as it is."""
+        unit = rms(x)
+        scaled = tf.math.divide_no_nan(x, unit * params["step"])
+        return Encoded(scaled, [unit], ok=params["step"] > 0)
+
+    def decode(self, y, side, params, seed, n):
+        """Multiplies by the step and its unit."""
+        return Decoded(y * (side[0] * params["step"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightUnit(Stage):
+    """Divides by the round parameter `weight_unit`, a typical client's weight.
+
+    The values of a weighted mean come multiplied by the client's weight, so that one step for
+    all clients is a finer one for the heavier. In this unit, steps are in those of the model.
+    """
+
+    guess: float = 100.0
+
+    def default_params(self):
+        """The unit to start from."""
+        return {"weight_unit": self.guess}
+
+    def encode(self, x, params, seed):
+        """Refuses a unit that is not positive."""
+        return Encoded(x / params["weight_unit"], ok=params["weight_unit"] > 0)
+
+    def decode(self, y, side, params, seed, n):
+        """Multiplies by the unit."""
+        return Decoded(y * params["weight_unit"])
+
+
+@dataclasses.dataclass(frozen=True)
+class ClientStep(Stage):
+    """`Step`, divided by the client's weight, relative to a typical one's, to the power 2/3.
+
+    For clients that each scale by their own norm, the levels that make the mean's error least
+    for the bits spent. Outside a weighted mean, all clients are typical. Source: Hönig et al.
+    2022 (DAdaQuant), section 3.5.
+    """
+
+    size: float = 1.0
+    guess: float = 100.0
+
+    def default_params(self):
+        """The quantization step and the unit of weight to start from."""
+        return {"step": self.size, "weight_unit": self.guess}
+
+    def encode(self, x, params, seed):
+        """Refuses a step that is not positive."""
+        step = self._step(params)
+        return Encoded(tf.math.divide_no_nan(x, step), ok=step > 0)
+
+    def decode(self, y, side, params, seed, n):
+        """Multiplies by the step."""
+        return Decoded(y * self._step(params))
+
+    def _step(self, params) -> tf.Tensor:
+        weight = params.get("weight", params["weight_unit"])
+        relative = tf.math.divide_no_nan(weight, params["weight_unit"])
+        return params["step"] * tf.maximum(relative, 1e-6) ** (-2 / 3)
+
+
+@dataclasses.dataclass(frozen=True)
 class Clip(Stage):
     """Limits magnitudes to `limit` root mean squares (biased)."""
 

@@ -9,11 +9,20 @@ import tensorflow as tf
 from fedutils.codecs import recipes
 from fedutils.codecs.base import Decoded, Encoded, Stage, chain, tensors
 from fedutils.codecs.conformance import NonConformance, check
+from fedutils.codecs.entropy.elias import EliasGamma
 from fedutils.codecs.entropy.packing import FixedWidth
 from fedutils.codecs.floats import Raw
-from fedutils.codecs.quantizers import DeadZone, Dithered, MinMax, Stochastic
+from fedutils.codecs.quantizers import DeadZone, Dithered, MinMax, Stochastic, Systematic
+from fedutils.codecs.shared import LineSteps, SharedContext
 from fedutils.codecs.sparsifiers import RandomK
-from fedutils.codecs.transforms import Hadamard, Max, Rms, Step
+from fedutils.codecs.transforms import ClientStep, Hadamard, Max, Norm, Rms, Step, WeightUnit
+
+
+def in_lines(layout, step):
+    """What clients send in `adaptive.codec`."""
+    steps = [WeightUnit(), Step(step), LineSteps(tuple(layout), 0.5)]
+    return chain(*steps, Systematic(tuple(layout)), SharedContext(tuple(layout), 0.5))
+
 
 # Compositions that no recipe has, so that every part is in one of the two lists.
 COMPOSITIONS = {
@@ -26,6 +35,8 @@ COMPOSITIONS = {
         lambda large: chain(Rms(), Stochastic(), FixedWidth()), 60
     ),
     "study with small layers": functools.partial(recipes.study, threshold=20),
+    "in lines": functools.partial(in_lines, step=0.1),
+    "levels after the client's weight": chain(Norm(), ClientStep(), Stochastic(), EliasGamma()),
     "drive of least error": functools.partial(recipes.drive, unbiased=False),
 }
 

@@ -14,6 +14,7 @@ from fedutils.codecs.quantizers import (
     MinMax,
     Nearest,
     Stochastic,
+    Systematic,
     TwoMeans,
     stochastic_round,
 )
@@ -42,6 +43,92 @@ def test_stochastic_rounding_of_tiny_numbers_is_not_biased():
     rounded = stochastic_round(tf.fill([2**30 // 16], 2.0**-20), tf.constant([5, 6]))
     count = tf.reduce_sum(tf.cast(rounded, tf.float64)).numpy()
     assert abs(count - 64) < 5 * 8
+
+
+SHAPES = ((5, 4), (3,), (), (2, 3, 6))
+TOTAL = 20 + 3 + 1 + 36
+
+
+def by_column(x, shapes=SHAPES):
+    """The order in which systematic rounding runs through variables."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+    columns = [shape[-1] if shape else 1 for shape in shapes]
+    pieces = zip(np.split(x, ends), columns, strict=True)
+    return np.concatenate([piece.reshape(-1, c).T.ravel() for piece, c in pieces])
+
+
+def systematic(x, seed=0, shapes=SHAPES):
+    rounded, _, ok = Systematic(shapes).encode(tf.constant(x), {}, tf.constant([5, seed]))
+    assert ok
+    return rounded.numpy()
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5, 3, 1000])
+def test_systematic_rounding_keeps_running_sums(scale, rng):
+    for seed in range(20):
+        x = (scale * rng.standard_normal(TOTAL) * (rng.random(TOTAL) < 0.8)).astype(np.float32)
+        rounded = systematic(x, seed)
+        assert np.all((rounded == np.floor(x)) | (rounded == np.ceil(x)))
+        error = by_column(rounded - x.astype(np.float64))
+        for sign in (by_column(x) > 0, by_column(x) < 0):
+            assert np.abs(np.cumsum(error * sign)).max() < 1
+        starts = np.concatenate([[0], np.cumsum(error)])
+        assert np.abs(starts[:, None] - starts).max() < 2  # Of any run, not only from the first.
+
+
+def test_systematic_rounding_keeps_the_sums_of_a_long_vector(rng):
+    x = (0.01 * rng.standard_normal(2_000_000) * (rng.random(2_000_000) < 0.5)).astype(np.float32)
+    rounded = systematic(x, shapes=((1000, 2000),))
+    assert not np.any(rounded[x == 0])
+    assert np.all((rounded == np.floor(x)) | (rounded == np.ceil(x)))
+    error = by_column(rounded - x.astype(np.float64), ((1000, 2000),))
+    assert np.abs(np.cumsum(error)).max() < 2
+
+
+def test_systematic_rounding_is_unbiased(rng):
+    x = (rng.standard_normal(TOTAL) * 10.0 ** rng.integers(-2, 1, TOTAL)).astype(np.float32)
+    stage, trials, given = Systematic(SHAPES), 20_000, tf.constant(x)
+    seeds = tf.stack([tf.range(trials), tf.zeros([trials], tf.int32)], 1)
+    rounded = tf.function(lambda s: tf.map_fn(lambda seed: stage.encode(given, {}, seed).values, s))
+    mean = rounded(seeds).numpy().mean(0)
+    fraction = x - np.floor(x)
+    assert np.all(np.abs(mean - x) < 5 * np.sqrt(fraction * (1 - fraction) / trials) + 1e-6)
+
+
+def test_systematic_errors_cancel_in_a_column(rng):
+    shapes = ((500, 20),)
+    x = (0.1 * rng.standard_normal(10_000)).astype(np.float32)
+    errors = {Systematic(shapes): [], Stochastic(): []}
+    for stage, found in errors.items():
+        for seed in range(20):
+            rounded = stage.encode(tf.constant(x), {}, tf.constant([5, seed])).values
+            found.append((rounded.numpy() - x).reshape(500, 20).sum(0))
+    cancelled, usual = (np.mean(np.square(found)) for found in errors.values())
+    fraction = np.abs(x) % 1
+    np.testing.assert_allclose(usual, 500 * np.mean(fraction * (1 - fraction)), rtol=0.3)
+    assert cancelled < usual / 50
+
+
+@pytest.mark.parametrize("n", [0, 1, TOTAL - 1, TOTAL, TOTAL + 1])
+@pytest.mark.parametrize("shapes", [SHAPES, ()])
+def test_systematic_rounding_of_any_length_known_or_not(n, shapes, rng):
+    x = rng.standard_normal(n).astype(np.float32)
+    rounded = systematic(x, shapes=shapes)
+    assert np.all((rounded == np.floor(x)) | (rounded == np.ceil(x)))
+    traced = tf.function(
+        lambda x: Systematic(shapes).encode(x, {}, tf.constant([5, 0])).values,
+        input_signature=[tf.TensorSpec([None])],
+    )
+    np.testing.assert_array_equal(traced(x), rounded)
+    error = rounded - x.astype(np.float64)
+    error = by_column(error) if n == TOTAL and shapes else error
+    assert n == 0 or np.abs(np.cumsum(error)).max() < 2
+
+
+def test_systematic_rounding_of_whole_numbers_and_of_empty_variables():
+    x = np.float32([0, -0.0, 3, -7, 2**20, -(2**20), 0])
+    for shapes in ((), ((7,),), ((0, 5), (7,), (5, 0))):
+        assert np.array_equal(systematic(x, shapes=shapes), x)
 
 
 def test_dither_error_is_uniform_and_independent_of_the_input(rng, through):

@@ -4,9 +4,21 @@ import scipy.linalg
 import scipy.stats
 import tensorflow as tf
 
-from fedutils.codecs.base import chain
+from fedutils.codecs.base import chain, tensors
 from fedutils.codecs.floats import Raw
-from fedutils.codecs.transforms import Clip, Hadamard, Max, Norm, Rms, SetAside, walsh_hadamard
+from fedutils.codecs.transforms import (
+    ClientStep,
+    Clip,
+    Hadamard,
+    Max,
+    Norm,
+    RelativeStep,
+    Rms,
+    SetAside,
+    Step,
+    WeightUnit,
+    walsh_hadamard,
+)
 
 SEED = tf.constant([3, 4])
 
@@ -66,6 +78,48 @@ def test_rms_does_not_overflow_where_squares_would():
     np.testing.assert_allclose(side[0], 5e30, rtol=1e-6)
 
 
+def test_weight_unit_divides_by_the_weight_of_a_typical_client(through):
+    x = np.float32([300, -75, 0])
+    codec = chain(WeightUnit(150.0), Raw())
+    assert codec.default_params() == {"weight_unit": 150.0}
+    values, payload = through(codec, x)
+    assert np.array_equal(np.frombuffer(payload[4:], "<f4"), [2, -0.5, 0])
+    assert np.array_equal(values, x)
+    assert np.array_equal(np.frombuffer(through(codec, x, weight_unit=75.0)[1][4:], "<f4")[0], 4)
+
+
+@pytest.mark.parametrize("weight, divisor", [(100, 0.5), (800, 0.125), (12.5, 2.0)])
+def test_heavier_clients_step_finer_to_the_power_of_two_thirds(weight, divisor, through):
+    x = np.float32([1, -3, 0])
+    codec = chain(ClientStep(0.5, guess=100.0), Raw())
+    values, payload = through(codec, x, weight=weight)
+    np.testing.assert_allclose(np.frombuffer(payload[4:], "<f4"), x / divisor, rtol=1e-5)
+    np.testing.assert_allclose(values, x, rtol=1e-6)
+
+
+def test_outside_a_weighted_mean_all_clients_step_alike(rng):
+    x = tf.constant(rng.standard_normal(100), tf.float32)
+    for unit in (1.0, 77.0):
+        params = tensors({"step": 0.3, "weight_unit": unit})
+        found = ClientStep().encode(x, params, SEED).values
+        assert np.array_equal(found, Step().encode(x, params, SEED).values)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
+def test_units_that_are_not_positive_are_refused(bad):
+    for stage, params in [
+        (WeightUnit(), {"weight_unit": bad}),
+        (ClientStep(), {"step": bad, "weight_unit": 1.0}),
+    ]:
+        assert chain(stage, Raw()).encode([1.0], tensors(params), SEED).numpy() == b""
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-30])
+def test_a_client_without_weight_has_a_finite_step(weight, through):
+    values, _ = through(chain(ClientStep(), Raw()), np.float32([0, 1]), weight=weight)
+    np.testing.assert_allclose(values, [0, 1], rtol=1e-5)
+
+
 def test_clip_is_relative_to_the_standard_deviation(rng):
     x = rng.standard_normal(10_000).astype(np.float32)
     y = Clip(2.0).encode(tf.constant(x), {}, SEED).values
@@ -88,3 +142,23 @@ def test_small_variables_are_set_aside_and_put_back(rng, through):
 def test_set_aside_names_the_length_it_was_made_for():
     with pytest.raises(ValueError, match="vectors of 5 numbers, not 6"):
         chain(SetAside((2, 3), 3), Raw()).bound_bits(6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e20])
+def test_relative_step_is_rms_and_step_at_once(scale, rng):
+    x = tf.constant(scale * rng.standard_normal(1000).astype(np.float32))
+    params = tensors({"step": 2.5})
+    at_once = RelativeStep().encode(x, params, SEED)
+    rms = Rms().encode(x, {}, SEED)
+    np.testing.assert_allclose(
+        at_once.values, Step().encode(rms.values, params, SEED).values, rtol=1e-6
+    )
+    assert at_once.side == rms.side
+    back = RelativeStep().decode(at_once.values, at_once.side, params, SEED, 1000).values
+    np.testing.assert_allclose(back, x, rtol=1e-6)
+
+
+def test_relative_step_of_zeros_and_of_no_step():
+    zeros = RelativeStep().encode(tf.zeros([3]), tensors({"step": 2.0}), SEED)
+    assert bool(zeros.ok) and not np.any(zeros.values)
+    assert not RelativeStep().encode(tf.ones([3]), tensors({"step": 0.0}), SEED).ok

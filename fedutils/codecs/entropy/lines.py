@@ -64,7 +64,8 @@ class Where(NamedTuple):
 class Order(NamedTuple):
     """The order of weights that levels define.
 
-    class_sizes: int64[CLASSES + 1], how many weights each class has.
+    classes, class_sizes: int64[c], the classes that have weights, ascending, and how many each
+        has; class 0 is of the greatest magnitude, each other one half an octave below.
     start: int64[V * LEVELS * LEVELS], position of each block's first weight.
     sorted_start, sorted_block: int64[...], starts and blocks by position.
     level_lines: int64[2V * LEVELS], how many lines of each list have each level.
@@ -73,6 +74,7 @@ class Order(NamedTuple):
     key_start, key_line: int64[2V * LEVELS], int64[E]: lines by key, and where each key begins.
     """
 
+    classes: tf.Tensor
     class_sizes: tf.Tensor
     start: tf.Tensor
     sorted_start: tf.Tensor
@@ -170,6 +172,7 @@ def order_of(layout: Layout, level: tf.Tensor, scale: tf.Tensor) -> Order:
     sorted_start = tf.cumsum(tf.gather(sizes, sorted_block), exclusive=True)
     start = tf.math.unsorted_segment_sum(sorted_start, sorted_block, tf.size(sizes))
     return Order(
+        tf.where(class_sizes > 0)[:, 0],
         tf.boolean_mask(class_sizes, class_sizes > 0),
         start,
         sorted_start,

@@ -14,7 +14,10 @@ from fedutils.codecs.entropy.elias import gamma_fields, read_gamma
 
 
 def rice_fields(u: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Fields for `bitio.write_bits` that code u, int64[n] in [0, 2**33), with parameter k."""
+    """Fields for `bitio.write_bits` that code u, int64[n] in [0, 2**33).
+
+    k: the parameter, an int64 scalar, or int64[n] with one for each number.
+    """
     quotient = tf.bitwise.right_shift(u, k)
     remainder = u - tf.bitwise.left_shift(quotient, k)
     lengths = tf.concat([quotient + 1, tf.zeros_like(u) + k], 0)
@@ -30,7 +33,7 @@ def read_rice(
         words: int64[w].
         start: int64 scalar, first bit of the list.
         count: int64 scalar, how many numbers there are.
-        k: int64 scalar in [0, 32], the parameter.
+        k: int64 scalar, or int64[count], in [0, 32]: the parameter.
         limit: int64 scalar, bits that the unary parts take at most.
 
     Returns:
@@ -43,9 +46,10 @@ def read_rice(
     ok = tf.equal(found, count)
     quotients = tf.pad(quotients, [[0, count - found]])
     first = start + count + tf.reduce_sum(quotients)
-    remainders = bitio.read_bits(words, first + k * tf.range(count), k)
+    k = tf.broadcast_to(k, count[None])
+    remainders = bitio.read_bits(words, first + tf.cumsum(k, exclusive=True), k)
     values = tf.bitwise.left_shift(quotients, k) + remainders
-    return values * tf.cast(ok, tf.int64), first + k * count, ok
+    return values * tf.cast(ok, tf.int64), first + tf.reduce_sum(k), ok
 
 
 def best_parameter(u: tf.Tensor) -> tf.Tensor:
