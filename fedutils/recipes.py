@@ -1,4 +1,4 @@
-"""Recipes: named ways to aggregate client updates, as the command line and notebooks know them."""
+"""Recipes: named ways to compress communication, as the command line and notebooks know them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import dataclasses
 import types
 from collections.abc import Callable, Sequence
 
+import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedutils import aggregators, tff_compression
+from fedutils import adaptive, aggregators, distributors, tff_compression
 from fedutils.codecs import recipes as codec_recipes
 from fedutils.codecs.base import Codec
+from fedutils.codecs.lowrank import low_rank_change
 from fedutils.errors import UsageError
+
+Distributor = Callable[
+    [tff.Type, Callable[[], list[tf.Tensor]], int], tff.learning.templates.DistributionProcess
+]
+"""From the type of the model's weights, a function that computes the initial ones and the seed of
+the compression's randomness to the process that gives clients the model; see `distributors`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A named way to compress what clients send.
+    """A named way to compress what clients send, and what they get.
 
     Attributes:
         name: How it is called on the command line and in notebooks.
@@ -25,6 +33,7 @@ class Recipe:
         aggregator: Builds, from the seed of the compression's randomness, the factory that
             aggregates the clients' updates.
         code: Text that decides what it does, if it is not part of this package.
+        distributor: Builds what gives clients the model; None broadcasts it whole.
     """
 
     name: str
@@ -32,6 +41,7 @@ class Recipe:
     sentence: str
     aggregator: Callable[[int], tff.aggregators.WeightedAggregationFactory]
     code: str = ""
+    distributor: Distributor | None = None
 
 
 def from_codec(recipe: codec_recipes.Recipe) -> Recipe:
@@ -60,8 +70,63 @@ _UNCODED = (
     ),
 )
 
+
+def low_rank_broadcast(
+    weights_type: tff.Type, initial: Callable[[], list[tf.Tensor]], seed: int
+) -> tff.learning.templates.DistributionProcess:
+    """The broadcast of a model's change since its start, large matrices at low rank."""
+    return distributors.compressed_distributor(weights_type, low_rank_change, initial, seed)
+
+
+_ADAPTIVE = (
+    Recipe(
+        "adaptive",
+        "this project",
+        "Chooses from a pool that server and clients draw alike; a budget of bits that grows.",
+        lambda seed: adaptive.lean(seed, bits=1500, doubling=60),
+    ),
+    Recipe(
+        "adaptive-fine",
+        "this project",
+        "`adaptive` with twice the bits.",
+        lambda seed: adaptive.lean(seed, bits=3000, doubling=60, size=8192),
+    ),
+    Recipe(
+        "adaptive-fixed",
+        "this project",
+        "`adaptive` with one step in all rounds, to compare.",
+        lambda seed: adaptive.lean(seed, bits=None, step=0.5),
+    ),
+    Recipe(
+        "adaptive-fixed-fine",
+        "this project",
+        "`adaptive-fixed` with a finer step.",
+        lambda seed: adaptive.lean(seed, bits=None, step=0.3),
+    ),
+    Recipe(
+        "two-way",
+        "this project",
+        "Fine sparse updates, their step after the loss; the model's change broadcast at low rank.",
+        lambda seed: adaptive.following_loss(seed, step=0.1),
+        distributor=low_rank_broadcast,
+    ),
+    Recipe(
+        "adaquantfl",
+        "Jhunjhunwala et al. 2021 (AdaQuantFL), section 3",
+        "QSGD whose number of levels grows as the root of the loss falls.",
+        adaptive.adaquantfl,
+    ),
+    Recipe(
+        "dadaquant",
+        "Hönig et al. 2022 (DAdaQuant), sections 3.3 to 3.6",
+        "QSGD whose levels double when the loss stalls, with more levels for heavier clients.",
+        adaptive.dadaquant,
+    ),
+)
+
 RECIPES = {
-    recipe.name: recipe for recipe in (*_UNCODED, *map(from_codec, codec_recipes.RECIPES.values()))
+    recipe.name: recipe
+    for recipe in (*_UNCODED, *map(from_codec, codec_recipes.RECIPES.values()), *_ADAPTIVE)
 }
 
 

@@ -1,0 +1,142 @@
+"""Codecs and controllers put together: aggregators that learn from the rounds before.
+
+The project's own uplink. A client rounds its weighted update at random to multiples of a step
+that is far above any of its elements, so that a few hundred of its 1.7 million elements become
+1 or -1 and all others 0, and sends where those are.
+
+    step      one for all clients, in units of the model: each spends bits where they help the mean
+              most. A controller sets it: within a budget that grows (`lean`), or after the
+              training loss (`following_loss`).
+    lines     rows and columns that were busy get finer steps, as errors there do more harm.
+    rounding  systematic: the errors of a unit's inputs cancel.
+    where     told among a pool of weights that client and server draw alike (`pooled`), or, for
+              more nonzeros than a pool would suit, among all, in classes of busy and quiet
+              (`codec`).
+
+It is unbiased throughout: the mean over clients and rounds forgives variance, but no bias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import tensorflow_federated as tff
+
+from fedutils import aggregators, controllers
+from fedutils.codecs.base import Codec, chain
+from fedutils.codecs.entropy.ans import Ans
+from fedutils.codecs.entropy.sparse import Sparse
+from fedutils.codecs.quantizers import Stochastic, Systematic
+from fedutils.codecs.shared import LineSteps, Pool, SharedContext
+from fedutils.codecs.transforms import ClientStep, Norm, Step, WeightUnit
+
+Layout = Sequence[tuple[int, ...]]
+
+_EXPONENT = 0.5  # Of the lines' activity in their steps.
+
+
+def pooled(layout: Layout, step: float, size: int = 4096) -> Codec:
+    """The codec for the fewest bits.
+
+    Args:
+      layout: shapes of the model's variables.
+      step: of the first round, in units of the model's weights, for a client of mean weight and
+        a line of mean activity.
+      size: of the pool of weights that client and server draw alike.
+    """
+    shapes = tuple(map(tuple, layout))
+    return chain(Pool(shapes, size, _EXPONENT), WeightUnit(), Step(step), Systematic(), Sparse())
+
+
+def codec(layout: Layout, step: float) -> Codec:
+    """The codec that may send any weight, for updates finer than a pool pays for.
+
+    Args:
+      layout: shapes of the model's variables.
+      step: of the first round; see `pooled`.
+    """
+    shapes = tuple(map(tuple, layout))
+    steps = [WeightUnit(), Step(step), LineSteps(shapes, _EXPONENT)]
+    return chain(*steps, Systematic(shapes), SharedContext(shapes, _EXPONENT))
+
+
+def lean(
+    seed: int,
+    bits: float | None,
+    doubling: float = math.inf,
+    step: float = 0.7,
+    size: int = 4096,
+    prior: float = 0.5,
+) -> tff.aggregators.WeightedAggregationFactory:
+    """The weighted mean of updates coded with `pooled`, at a number of bits.
+
+    Args:
+      seed: of the randomness.
+      bits: that a client spends in the first rounds; if None, the step stays as it is.
+      doubling: rounds in which they double.
+      step: of the first round; see `pooled`.
+      size: of the pool.
+      prior: see `shared.levels`; a pool that trusts a line's silence too much has outliers.
+    """
+
+    def controller(layout: Layout) -> controllers.Controller:
+        rate = [] if bits is None else [controllers.TargetRate(bits, doubling)]
+        lines = controllers.LineActivity(tuple(map(tuple, layout)), prior=prior)
+        return controllers.Together(*rate, controllers.MeanWeight(), lines)
+
+    return _mean(lambda layout: pooled(layout, step, size), seed, controller)
+
+
+def following_loss(seed: int, step: float) -> tff.aggregators.WeightedAggregationFactory:
+    """The weighted mean of updates coded with `codec`, the step after the training loss.
+
+    Args:
+      seed: of the rounding's randomness.
+      step: of the first round; see `codec`.
+    """
+
+    def controller(layout: Layout) -> controllers.Controller:
+        loss = controllers.AdaQuantFL(memory=0.8)
+        return controllers.Together(loss, controllers.MeanWeight(), _lines(layout))
+
+    return _mean(lambda layout: codec(layout, step), seed, controller)
+
+
+def _lines(layout: Layout) -> controllers.Controller:
+    return controllers.LineActivity(tuple(map(tuple, layout)))
+
+
+def adaquantfl(seed: int, step: float = 1 / 2) -> tff.aggregators.WeightedAggregationFactory:
+    """QSGD with a number of levels that follows the training loss (AdaQuantFL).
+
+    The number of levels is real, the loss that of the cohort while it trains, and the coder near
+    the symbols' entropy; the paper has whole levels, the loss of all clients, and fixed widths.
+
+    step: of the first round, in norms of the client's update; one over the number of levels, of
+      which the paper has two.
+    """
+    qsgd = chain(Norm(), Step(step), Stochastic(), Ans())
+    return _mean(qsgd, seed, controllers.AdaQuantFL())
+
+
+def dadaquant(
+    seed: int, step: float = 1.0, patience: int = 15
+) -> tff.aggregators.WeightedAggregationFactory:
+    """QSGD with levels that double as the loss stalls, more for heavier clients (DAdaQuant).
+
+    The loss is that of the cohort while it trains, clients are weighed against the cohort before,
+    and the coder is near the symbols' entropy; the paper evaluates the loss before training,
+    knows the cohort's weights beforehand, and has Elias codes of zero runs and levels.
+
+    step: of the first round, in norms of the client's update; one over the number of levels.
+    patience: in rounds; the paper's phi, a tenth of all.
+    """
+    qsgd = chain(Norm(), ClientStep(step), Stochastic(), Ans())
+    controller = controllers.Together(controllers.DAdaQuant(patience), controllers.MeanWeight())
+    return _mean(qsgd, seed, controller)
+
+
+def _mean(codec, seed: int, controller) -> tff.aggregators.WeightedAggregationFactory:
+    compression = aggregators.Compression(codec, seed, controller)
+    return aggregators.compressed_aggregator(compression, zeroing=False, clipping=False)

@@ -1,0 +1,68 @@
+"""Feedback: what a learning process measured reaches the controllers in its aggregator."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from fedutils.controllers import LOSS
+
+
+def fed_with_loss(
+    process: tff.learning.templates.LearningProcess,
+) -> tff.learning.templates.LearningProcess:
+    """The learning process whose controllers observe the loss that it measured.
+
+    The clients' training metrics reach the server anyway; here they are written, within the same
+    computation, into the aggregator's state. A process whose controllers need no loss is returned
+    as it is.
+    """
+    state_type = process.initialize.type_signature.result.member
+    if not any(name == LOSS for name, _ in _leaves(state_type.aggregator)):
+        return process
+    metrics_type = process.next.type_signature.result.metrics.member
+
+    @tff.tensorflow.computation(state_type, metrics_type)
+    def feed(state, metrics):
+        loss = tf.cast(metrics["client_work"]["train"]["loss"], tf.float32)
+        loss = tf.where(tf.math.is_finite(loss), loss, 0.0)
+        return tff.learning.templates.LearningAlgorithmState(
+            state.global_model_weights,
+            state.distributor,
+            state.client_work,
+            _replace(state.aggregator, loss),
+            state.finalizer,
+        )
+
+    @tff.federated_computation(*process.next.type_signature.parameter)
+    def next_fn(state, data):
+        output = process.next(state, data)
+        fed = tff.federated_map(feed, (output.state, output.metrics))
+        return tff.learning.templates.LearningProcessOutput(fed, output.metrics)
+
+    return tff.learning.templates.LearningProcess(
+        process.initialize,
+        next_fn,
+        process.get_model_weights,
+        process.set_model_weights,
+        get_hparams_fn=process.get_hparams,
+        set_hparams_fn=process.set_hparams,
+    )
+
+
+def _leaves(state_type: tff.Type) -> list[tuple[str | None, tff.Type]]:
+    if not isinstance(state_type, tff.StructType):
+        return []
+    found = list(tff.structure.iter_elements(state_type))
+    return found + [leaf for _, member in found for leaf in _leaves(member)]
+
+
+def _replace(state, loss: tf.Tensor):
+    if not isinstance(state, Mapping):
+        return state
+    return collections.OrderedDict(
+        (name, loss if name == LOSS else _replace(value, loss)) for name, value in state.items()
+    )
