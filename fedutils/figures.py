@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -12,54 +11,19 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
+from fedutils import looks
+from fedutils.looks import save, style  # noqa: F401 (notebooks take them from here)
 from fedutils.units import format_bits
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart; yellow is left out, as it
-# is faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-# Recipes of this project, set off from those of the literature.
-OWN = ("default",)
 
 LABELS = {
     "test_accuracy": "Test accuracy",
     "test_loss": "Test loss (nats)",
     "round": "Round",
-    "cumulative_aggregated_bits": "Aggregated bits so far (clients to server, all clients)",
-    "cumulative_broadcast_bits": "Broadcast bits so far (server to clients, all clients)",
-    "total_bits": "Bits so far in both directions (all clients)",
+    "cumulative_aggregated_bits": "Aggregated bits so far, all clients",
+    "cumulative_broadcast_bits": "Broadcast bits so far, all clients",
+    "total_bits": "Bits so far in both directions, all clients",
 }
-
-
-def style() -> None:
-    """Sets the look of all figures; also makes SVG files the same every time."""
-    sns.set_theme(context="notebook", style="ticks", font_scale=0.95)
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "savefig.dpi": 160,
-            "savefig.bbox": "tight",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.35,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "svg.hashsalt": "fedutils",
-            "svg.fonttype": "none",
-        }
-    )
-
-
-def looks(recipes: list[str]) -> dict[str, dict[str, str]]:
-    """Returns colour and marker of each recipe, in the order given."""
-    return {
-        name: {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
-        for i, name in enumerate(recipes)
-    }
 
 
 def curve(axes: Axes, records: pd.DataFrame, x: str, y: str) -> None:
@@ -75,7 +39,7 @@ def curve(axes: Axes, records: pd.DataFrame, x: str, y: str) -> None:
     shown["total_bits"] = shown["cumulative_aggregated_bits"] + shown["cumulative_broadcast_bits"]
     if x != "round":
         shown = shown[shown[x] > 0]  # nothing was sent before round 1
-    for recipe, look in looks(list(dict.fromkeys(shown["recipe"]))).items():
+    for recipe, look in looks.of(list(dict.fromkeys(shown["recipe"]))).items():
         mean = (
             shown[shown["recipe"] == recipe]
             .groupby("round", as_index=False)
@@ -84,21 +48,16 @@ def curve(axes: Axes, records: pd.DataFrame, x: str, y: str) -> None:
         every = max(1, len(mean) // 10)
         axes.plot(mean[x], mean[y], markevery=every, markersize=5, label=recipe, **look)
     if x != "round":
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(base=2, numticks=6))
-        axes.xaxis.set_major_formatter(_bits_formatter)
+        looks.bits_axis(axes)
     if y.endswith("accuracy"):
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
     axes.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
 
 
-@matplotlib.ticker.FuncFormatter
-def _bits_formatter(bits: float, _: int) -> str:
-    for unit in ("", "Ki", "Mi", "Gi"):
-        if bits < 1024:
-            return f"{bits:g} {unit}bit"
-        bits /= 1024
-    return f"{bits:g} Tibit"
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """Names the recipes under all panels, where no curve can be."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False)
 
 
 def accuracy_and_loss(records: pd.DataFrame, x: str) -> Figure:
@@ -111,7 +70,57 @@ def accuracy_and_loss(records: pd.DataFrame, x: str) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for axes, metric in zip(panels, ("test_accuracy", "test_loss"), strict=True):
         curve(axes, records, x, metric)
-    panels[0].legend(title="Recipe", frameon=False)
+    _legend_below(figure, panels[0])
+    return figure
+
+
+def adaptation(records: pd.DataFrame, clients: int) -> Figure:
+    """Draws what adapts: a client's payload and the quantization step, over rounds.
+
+    Args:
+        records: Tidy records of runs whose clients send payloads (`results.tidy`).
+        clients: How many there are in a round.
+    """
+    shown = records[records["payload_bits_sum"] > 0].copy()
+    shown["bits"] = shown["payload_bits_sum"] / clients
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    labels = {"bits": "Payload of a client (bits)", "step": "Quantization step"}
+    for axes, (column, label) in zip(panels, labels.items(), strict=True):
+        for recipe, look in looks.of(list(dict.fromkeys(shown["recipe"]))).items():
+            run = shown[shown["recipe"] == recipe].groupby("round")[column].mean()
+            every = max(1, len(run) // 10)
+            axes.plot(run.index, run, markevery=every, markersize=5, label=recipe, **look)
+        axes.set(xlabel=LABELS["round"], ylabel=label, yscale="log")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,g}"))
+        axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    _legend_below(figure, panels[0])
+    return figure
+
+
+def payload_parts(parts: pd.DataFrame) -> Figure:
+    """Draws where the bits of payloads go.
+
+    Args:
+        parts: A row a payload, named by its index, a column a part, in bits.
+    """
+    figure, axes = plt.subplots(figsize=(10, 0.9 + 0.5 * len(parts)), layout="constrained")
+    left = np.zeros(len(parts))
+    rows = range(len(parts))[::-1]
+    for colour, (name, bits) in zip(looks.COLOURS, parts.items(), strict=False):
+        axes.barh(rows, bits, left=left, color=colour, label=name, height=0.7)
+        for row, start, width in zip(rows, left, bits, strict=True):
+            share = width / parts.sum(axis=1).max()
+            if share > 0.05:
+                axes.text(
+                    start + width / 2, row, f"{width:,.0f}", ha="center", va="center", color="white"
+                )
+        left += bits.to_numpy()
+    axes.set_yticks(rows, parts.index)
+    axes.set(xlabel="Bits of one client's payload")
+    axes.grid(axis="y", visible=False)
+    axes.legend(ncols=len(parts.columns), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return figure
 
 
@@ -123,7 +132,7 @@ def bits_by_content(bills: Mapping[str, Mapping[str, int]]) -> Figure:
     """
     parts = list(dict.fromkeys(part for bill in bills.values() for part in bill))
     figure, axes = plt.subplots(figsize=(9, 0.75 * len(parts) + 0.8), layout="constrained")
-    for offset, (recipe, look) in enumerate(looks(list(bills)).items()):
+    for offset, (recipe, look) in enumerate(looks.of(list(bills)).items()):
         heights = [row + 0.3 * (offset - (len(bills) - 1) / 2) for row in range(len(parts))]
         bits = [bills[recipe].get(part, np.nan) for part in parts]
         axes.plot(bits, heights, linestyle="", markersize=7, label=recipe, **look)
@@ -139,7 +148,7 @@ def bits_by_content(bills: Mapping[str, Mapping[str, int]]) -> Figure:
                     color=look["color"],
                 )
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(_bits_formatter)
+    axes.xaxis.set_major_formatter(looks.bits_formatter)
     axes.set_xticks([2.0**k for k in range(5, 31, 5)])
     axes.set_xlim(2.0**4, 2.0**29)
     axes.set_yticks(range(len(parts)), [part.replace("/", ": ") for part in parts])
@@ -226,73 +235,39 @@ def rate_distortion(
         label="Entropy of uniform rounding (an estimate, no payload)",
     )
     for (label, sweep), line in zip(sweeps.items(), ("-", ":"), strict=False):
-        axes.plot(sweep["bits_per_parameter"], sweep["nmse"], line, color=_COLOURS[1], label=label)
+        axes.plot(sweep["bits_per_parameter"], sweep["nmse"], line, color=looks.ACCENT, label=label)
     for name, (rate, nmse) in shown.iterrows():
-        own = name in OWN
+        own = name in looks.OWN
         axes.plot(
             rate,
             nmse,
             marker="*" if own else "o",
             markersize=16 if own else 7,
-            color=_COLOURS[1] if own else _COLOURS[0],
+            color=looks.ACCENT if own else looks.COLOURS[0],
         )
     names_at = {}
     for name, point in shown.iterrows():
         names_at.setdefault(tuple(point.round(4)), []).append(name)
-    _label_points(axes, {", ".join(names): point for point, names in names_at.items()})
+    looks.label_points(axes, {", ".join(names): point for point, names in names_at.items()})
     axes.legend(frameon=False, loc="lower left")
     return figure
 
 
-# Where a label may stand about its point, in points and alignments, in order of preference.
-_PLACES = [
-    (dx, dy, ha, va)
-    for distance in (1.0, 2.2, 3.6, 5.0)
-    for dx, dy, ha, va in (
-        (8, 0, "left", "center"),
-        (-8, 0, "right", "center"),
-        (0, 8, "center", "bottom"),
-        (0, -8, "center", "top"),
-        (7, 7 * distance, "left", "bottom"),
-        (7, -7 * distance, "left", "top"),
-        (-7, 7 * distance, "right", "bottom"),
-        (-7, -7 * distance, "right", "top"),
+def by_model(records: pd.DataFrame) -> Figure:
+    """Draws test accuracy against what clients send, a panel a model.
+
+    Args:
+        records: Tidy records of the same recipes with each model (`results.tidy`).
+    """
+    names = list(dict.fromkeys(records["model"]))
+    figure, panels = plt.subplots(
+        1, len(names), figsize=(10, 4.0), layout="constrained", sharey=True, squeeze=False
     )
-]
-
-
-def _label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Writes each point's name beside it, clear of other points and names if there is room."""
-    figure = axes.figure
-    figure.canvas.draw()
-    spots = np.array([axes.transData.transform(point) for point in points.values()])
-    taken = [matplotlib.transforms.Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in spots]
-    for name, point in points.items():
-        for place, (dx, dy, ha, va) in enumerate(_PLACES, start=1):
-            text = axes.annotate(
-                name,
-                point,
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha=ha,
-                va=va,
-                fontsize="small",
-                fontweight="bold" if name in OWN else "normal",
-                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}
-                if abs(dy) > 8
-                else None,
-            )
-            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-            box = text.get_window_extent().expanded(1.02, 1.1)
-            if place == len(_PLACES) or not any(box.overlaps(other) for other in taken):
-                break
-            text.remove()
-        taken.append(box)
-
-
-def save(figure: Figure, folder: str | Path, name: str) -> None:
-    """Saves a figure as PNG and as SVG, without dates so that equal figures are equal files."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    for axes, name in zip(panels[0], names, strict=True):
+        curve(
+            axes, records[records["model"] == name], "cumulative_aggregated_bits", "test_accuracy"
+        )
+        axes.set(title=name, xlabel="Aggregated bits so far, all clients")
+        axes.label_outer()
+    _legend_below(figure, panels[0, 0])
+    return figure

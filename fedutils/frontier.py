@@ -1,0 +1,284 @@
+"""The race's figures, from its records and tables alone: what accuracy costs in bits and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedutils import looks
+from fedutils.units import format_factor
+
+_DIRECTIONS = {"uplink": "Uplink", "total": "Both directions"}
+_ALWAYS_NAMED = ("none", "tff-compression")
+
+
+def curves(records: pd.DataFrame) -> Figure:
+    """Draws test accuracy against the bits so far, of the uplink and of both directions.
+
+    Lines are means over seeds, bands reach from the least to the greatest. The vertical axis is
+    logarithmic in the error, so that the last points of accuracy, which cost most, have room.
+
+    Args:
+        records: Tidy records (`results.tidy`) of one data set.
+    """
+    shown = records.dropna(subset=["test_accuracy"])
+    shown = shown[shown["round"] > 0].rename(columns={"cumulative_aggregated_bits": "uplink"})
+    shown["total"] = shown["uplink"] + shown["cumulative_broadcast_bits"]
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained", sharey=True)
+    best = shown.groupby(["recipe", "round"])["test_accuracy"].mean().max()
+    floor = 0.85 if best > 0.9 else 0.0
+    for axes, (column, title) in zip(panels, _DIRECTIONS.items(), strict=True):
+        ends = {}
+        for recipe, look in looks.of(list(dict.fromkeys(shown["recipe"]))).items():
+            seeds = shown[shown["recipe"] == recipe].groupby("round")
+            ends[recipe] = _line(axes, recipe, seeds, column, look, floor)
+        looks.bits_axis(axes)
+        named = {
+            name: end
+            for name, end in ends.items()
+            if end and (column == "uplink" or name in (*looks.OWN, *_ALWAYS_NAMED))
+        }
+        _error_axis(axes, floor, min(best + 0.2 * (1 - best), 0.9999))
+        _label_above(axes, named)
+        axes.set_xlabel("Bits so far, all clients")
+        axes.text(0.02, 0.98, title, transform=axes.transAxes, fontweight="bold", va="top")
+    panels[0].set_ylabel("Test accuracy (axis logarithmic in the error)")
+    return figure
+
+
+def _line(
+    axes: Axes, recipe: str, seeds, column: str, look: Mapping[str, str], floor: float
+) -> tuple[float, float] | None:
+    """Draws one recipe; returns where its line is last seen above the floor, if at all."""
+    x, y = seeds[column].mean(), seeds["test_accuracy"].mean()
+    own = recipe in looks.OWN or recipe == "none"
+    axes.fill_between(
+        x,
+        seeds["test_accuracy"].min(),
+        seeds["test_accuracy"].max(),
+        color=look["color"],
+        alpha=0.18,
+        linewidth=0,
+        zorder=3 if own else 1,
+    )
+    axes.plot(
+        x,
+        y,
+        label=recipe,
+        markevery=[-1],
+        markersize=6 if own else 5,
+        linewidth=1.9 if own else 0.9,
+        zorder=4 if own else 2,
+        **look,
+    )
+    seen = y >= floor
+    return (x[seen].iloc[-1], y[seen].iloc[-1]) if seen.any() else None
+
+
+def _error_axis(axes: Axes, least: float, greatest: float) -> None:
+    axes.set_yscale(
+        "function",
+        functions=(
+            lambda accuracy: -np.log10(np.clip(1 - np.asarray(accuracy), 1e-6, None)),
+            lambda value: 1 - 10 ** -np.asarray(value, float),
+        ),
+    )
+    coarse = [0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995]
+    fine = [*coarse, 0.94, 0.965, 0.9725, 0.975, 0.9775]
+    shown = [[tick for tick in ticks if least <= tick <= greatest] for ticks in (coarse, fine)]
+    ticks = shown[0] if len(shown[0]) > 3 else sorted(shown[1])
+    axes.set_yticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
+    axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.set_ylim(least, greatest)
+
+
+def _label_above(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Names lines above the axes, side by side, with a thin leader from each line's end."""
+    axes.figure.canvas.draw()
+    order = sorted(ends, key=lambda name: ends[name][0])
+    to_axes = axes.transData + axes.transAxes.inverted()
+    at = np.array([to_axes.transform(ends[name]) for name in order])
+    width = 10.5 * axes.figure.dpi / 72 / axes.get_window_extent().width  # of a line of text
+    places = looks.spread(at[:, 0], width)
+    places -= max(0.0, places[-1] - 1.0)
+    for name, end, place in zip(order, at, places, strict=True):
+        look = looks.of([name])[name]
+        axes.plot(
+            [end[0], place, place],
+            [end[1], 1.01, 1.03],
+            transform=axes.transAxes,
+            color=look["color"],
+            linewidth=0.6,
+            alpha=0.8,
+            clip_on=False,
+            zorder=1,
+        )
+        axes.text(
+            place,
+            1.04,
+            name,
+            transform=axes.transAxes,
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+            fontweight="bold" if name in looks.OWN else "normal",
+            color="0.15",
+        )
+
+
+def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
+    """Draws what each recipe sent until it reached each target, fewest uplink bits first.
+
+    Args:
+        rows: Rows of the race's table (`standings.compute`) of one data set.
+        targets: Accuracies, as fractions, in rising order; the last one has a bar.
+    """
+    last = f"{100 * targets[-1]:g}"
+    rows = sorted(rows, key=lambda row: row[f"uplink_bits_{last}"] or np.inf)[::-1]
+    names = [row["name"] for row in rows]
+    figure, panels = plt.subplots(
+        1, 2, figsize=(11, 1.4 + 0.27 * len(rows)), layout="constrained", sharey=True
+    )
+    markers = ("|", "d", "o")[-len(targets) :]
+    for axes, (kind, title) in zip(panels, _DIRECTIONS.items(), strict=True):
+        all_bits = [row[f"{kind}_bits_{100 * target:g}"] for row in rows for target in targets]
+        begin = 0.5 * min(filter(None, all_bits), default=1.0)
+        for place, row in enumerate(rows):
+            colour = looks.of([row["name"]])[row["name"]]["color"]
+            for marker, target in zip(markers, targets, strict=True):
+                bits = row[f"{kind}_bits_{100 * target:g}"]
+                if bits:
+                    axes.plot(bits, place, marker, color=colour, markersize=6, zorder=3)
+            reached = row[f"{kind}_bits_{last}"]
+            if reached:
+                axes.barh(
+                    place,
+                    reached - begin,
+                    left=begin,
+                    height=0.62,
+                    color=colour,
+                    alpha=0.3,
+                )
+            ratio = row[f"{kind}_ratio_{last}"]
+            text = f"÷ {format_factor(ratio)}" if ratio and row["name"] != "none" else ""
+            if not reached:
+                text = f"{last} % not reached"
+            axes.annotate(
+                text,
+                (reached or begin, place),
+                xytext=(8, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                color="0.2" if reached else "0.45",
+            )
+        looks.bits_axis(axes)
+        axes.set_xlim(begin, axes.get_xlim()[1] * 4)
+        axes.grid(axis="y", visible=False)
+        axes.set(title=title, xlabel="Bits of all clients until the target (÷: times fewer)")
+    panels[0].set_yticks(range(len(rows)), names)
+    panels[0].set_ylim(-0.7, len(rows) - 0.3)
+    for label in panels[0].get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() in looks.OWN else "normal")
+    handles = [
+        plt.Line2D([], [], linestyle="", marker=m, color="0.3", label=f"{100 * t:g} % accuracy")
+        for m, t in zip(markers, targets, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False)
+    return figure
+
+
+def frontier(rows: Sequence[Mapping]) -> Figure:
+    """Draws the accuracy at the end against bits a parameter, up and down together and alone.
+
+    Args:
+        rows: Rows of the race's table of one data set.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharey=True)
+    reference = next((r["final_accuracy"] for r in rows if r["name"] == "none"), None)
+    best = max(row["final_accuracy"] for row in rows)
+    low = max(1 - 2.5 * (1 - best), min(row["final_accuracy"] for row in rows))
+    for axes, (kind, title) in zip(panels, _DIRECTIONS.items(), strict=True):
+        points = {}
+        for row in rows:
+            rate = row["bits_per_parameter"]
+            if kind == "total":
+                rate += row["downlink_bits_per_parameter"]
+            look = looks.of([row["name"]])[row["name"]]
+            height = max(row["final_accuracy"], low)
+            below = row["final_accuracy"] < low
+            axes.plot(
+                rate,
+                height,
+                linestyle="",
+                markersize=10 if row["name"] in looks.OWN else 7,
+                **look | ({"marker": 7} if below else {}),
+            )
+            suffix = f" ({row['final_accuracy']:.1%})" if below else ""
+            if kind == "uplink" or row["name"] in (*looks.OWN, *_ALWAYS_NAMED):
+                points[row["name"] + suffix] = (rate, height)
+        if reference is not None:
+            axes.axhline(reference, color="0.5", linewidth=1, linestyle="--", zorder=0)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes.set(title=title, xlabel="Bits a parameter, client and round")
+        _error_axis(axes, low - 0.1 * (1 - low), best + 0.15 * (1 - best))
+        left, right = axes.get_xlim()
+        axes.set_xlim(left / 6, right * 2)
+        looks.label_points(axes, points)
+    panels[0].set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
+    return figure
+
+
+def time_to_accuracy(times: pd.DataFrame) -> Figure:
+    """Draws how long each recipe takes to the target, a panel a link, in parts.
+
+    Args:
+        times: A row a link and recipe: `link`, `recipe`, and seconds of `download`, `compute`
+            and `upload` until the target (`links.table`); missing where it was not reached.
+    """
+    parts = {"download": "#56B4E9", "compute": "#999999", "upload": "#D55E00"}
+    links_ = list(dict.fromkeys(times["link"]))
+    recipes = list(dict.fromkeys(times["recipe"]))[::-1]
+    figure, panels = plt.subplots(
+        1,
+        len(links_),
+        figsize=(11, 1.5 + 0.27 * len(recipes)),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for axes, link in zip(panels[0], links_, strict=True):
+        table = times[times["link"] == link].set_index("recipe").loc[recipes]
+        left = np.zeros(len(recipes))
+        for part, colour in parts.items():
+            hours = table[part].to_numpy(float) / 3600
+            axes.barh(range(len(recipes)), hours, left=left, color=colour, label=part, height=0.7)
+            left += np.nan_to_num(hours)
+        for place, (total, missing) in enumerate(zip(left, table["upload"].isna(), strict=True)):
+            text = " not reached" if missing else f" {_duration(3600 * total)}"
+            axes.text(0 if missing else total, place, text, va="center", fontsize=8.5, color="0.2")
+        axes.set(title=link, xlabel="Hours to the target")
+        axes.set_xlim(0, 1.3 * max(left.max(), 1e-9))
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+        axes.grid(axis="y", visible=False)
+    panels[0][0].set_yticks(range(len(recipes)), recipes)
+    panels[0][0].set_ylim(-0.7, len(recipes) - 0.3)
+    for label in panels[0][0].get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() in looks.OWN else "normal")
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper right", ncols=3, frameon=False)
+    return figure
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

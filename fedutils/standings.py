@@ -1,0 +1,289 @@
+"""The race's tables, computed from the records in its folder and from nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fedutils import analysis, data, frontier, links, looks, models, recipes, results, training
+from fedutils.errors import UsageError
+from fedutils.units import format_bits, format_factor
+
+REFERENCE = "none"
+TARGETS = (0.95, 0.96, 0.97)
+HELD = 2
+SETTLED = 50
+
+DEFINITIONS = {
+    "reached": f"the first evaluation at or above the accuracy that the next {HELD} hold too; "
+    "what one seed did not reach has no mean",
+    "uplink_bits": "everything that all clients sent until then, that round's included: payload "
+    "strings or weights, and the training metrics",
+    "uplink_payload_bits": "of these, the payload strings alone, where strings are sent",
+    "total_bits": "uplink bits and everything that the server sent to all clients",
+    "ratio": f"times fewer bits than {REFERENCE}: its mean bits over the mean bits of the recipe, "
+    "for the seeds that both have",
+    "delta": f"mean difference to {REFERENCE} for the seeds that both have, as a fraction",
+    "bits_per_parameter": "uplink bits of all rounds by rounds, clients and parameters",
+    "std": "standard deviation of the sample of seeds",
+}
+
+
+def is_own(recipe: str) -> bool:
+    """Tells whether a recipe is this project's; one that is no longer known is not."""
+    return recipe in recipes.RECIPES and recipes.RECIPES[recipe].paper == "this project"
+
+
+def protocol_of(config: dict) -> dict[str, object]:
+    """Returns what a run has in common with all others of its folder.
+
+    A setting that was added after the run was made had, until then, its default value.
+    """
+    complete = {**dataclasses.asdict(training.RunConfig()), **config}
+    return {k: v for k, v in complete.items() if k not in ("recipe", "seed", "data")}
+
+
+def data_of(config: dict, fingerprint: str) -> dict[str, object]:
+    """Returns what a run has in common with the others on the data set of that name."""
+    complete = {**dataclasses.asdict(data.DataConfig()), **config["data"]}
+    return {**complete, "fingerprint": fingerprint}
+
+
+def code_of(origin: dict) -> str:
+    """Returns the code that made a run, as the beginning of its digest."""
+    return origin["code"][:8]
+
+
+def compute(folder: str | Path) -> dict[str, object]:
+    """Computes the race's tables from all records in a folder.
+
+    Returns:
+        `protocol`: what the runs have in common, and what the columns mean; `recipes`: the rows
+        of `analysis.standings`, data set by data set, with `own` (whether it is this project's),
+        `dataset`, and the `code` (digests) and `commit`s that made the records; `times`: the
+        seconds to the last target on real links (`links.table`), if `client_seconds.json`
+        (`benchmarks/round_time.py`) says how long a client computes.
+
+    Raises:
+        UsageError: If there are no records.
+    """
+    folder = Path(folder)
+    by_data: dict[str, dict[str, dict]] = {}
+    for name, origin in results.origins_of(folder).items():
+        by_data.setdefault(origin["config"]["data"]["name"], {})[name] = origin
+    if not by_data:
+        raise UsageError(f"{folder} holds no records of a race")
+    protocol, described, rows = {}, {}, []
+    for dataset, origins in sorted(by_data.items()):
+        one = next(iter(origins.values()))
+        protocol = protocol_of(one["config"])
+        about = data_of(one["config"], one["data_fingerprint"])
+        about["parameters"] = models.get(protocol["model"])(about["classes"], 0).count_params()
+        described[dataset] = about
+        measured = {
+            (origin["config"]["recipe"], origin["config"]["seed"]): analysis.measures(
+                pd.read_csv(folder / "records" / f"{name}.csv"),
+                clients=protocol["clients_per_round"],
+                parameters=about["parameters"],
+                targets=TARGETS,
+                held=HELD,
+                settled=SETTLED,
+            )
+            for name, origin in origins.items()
+        }
+        for row in analysis.standings(measured, REFERENCE):
+            made = [o for o in origins.values() if o["config"]["recipe"] == row["name"]]
+            head = {"name": row["name"], "own": is_own(row["name"]), "dataset": dataset}
+            code = {
+                "code": sorted({code_of(origin) for origin in made}),
+                "commit": sorted({str(origin["commit"]) for origin in made}),
+            }
+            rows.append({**head, **row, **code})
+    protocol |= {"data": described, "targets": TARGETS, "definitions": DEFINITIONS}
+    times = _times(folder, records(folder), protocol["clients_per_round"])
+    return {"protocol": protocol, "recipes": rows, "times": times}
+
+
+def write(folder: str | Path) -> dict[str, object]:
+    """Writes `race.json`, `race.csv`, `race.md` and a figure a data set; returns the tables."""
+    folder = Path(folder)
+    with results.locked(folder):
+        found = compute(folder)
+        write_tables(folder, found)
+        draw(folder, found)
+    return found
+
+
+def write_tables(folder: str | Path, found: dict[str, object]) -> None:
+    """Writes tables (`compute`) as `race.json`, `race.csv` and `race.md`."""
+    folder = Path(folder)
+    results.write_json(folder / "race.json", found)
+    results.write_rows(folder / "race.csv", [_flat(row) for row in found["recipes"]])
+    results.write_text(folder / "race.md", _markdown(found))
+
+
+def draw(folder: str | Path, found: dict[str, object], out: str | Path | None = None) -> None:
+    """Draws the figures of each data set.
+
+    Args:
+        folder: The race's.
+        found: Its tables (`compute`).
+        out: Where figures go; the folder's own `figures` if None.
+    """
+    looks.style()
+    out = Path(folder) / "figures" if out is None else Path(out)
+    for dataset in found["protocol"]["data"]:
+        for kind, figure in _figures(folder, found, dataset):
+            looks.save(figure, out, f"{dataset}_{kind}")
+            plt.close(figure)
+
+
+def _figures(folder: str | Path, found: dict, dataset: str) -> Iterator[tuple[str, Figure]]:
+    shown = records(folder)
+    rows = [row for row in found["recipes"] if row["dataset"] == dataset]
+    yield "accuracy", frontier.curves(shown[shown["dataset"] == dataset])
+    yield "targets", frontier.bits_to_target(rows, TARGETS)
+    yield "frontier", frontier.frontier(rows)
+    if times := [row for row in found["times"] if row["dataset"] == dataset]:
+        yield "time", frontier.time_to_accuracy(pd.DataFrame(times))
+
+
+def show(folder: str | Path, dataset: str) -> pd.DataFrame | None:
+    """Draws the figures of one data set where a notebook shows them.
+
+    Args:
+        folder: The race's.
+        dataset: A data set.
+
+    Returns:
+        The race's table of it, as text; None, and a message, if it was not raced there.
+    """
+    try:
+        found = compute(folder)
+    except UsageError:
+        found = {"protocol": {"data": {}}}
+    if dataset not in found["protocol"]["data"]:
+        print(f"No race on {dataset} in {folder}: `make race` runs it.")
+        return None
+    list(_figures(folder, found, dataset))
+    rows = [_cells(row) for row in found["recipes"] if row["dataset"] == dataset]
+    table = pd.DataFrame(rows).set_index("recipe")
+    return table.rename(index=lambda name: name.strip("*"))
+
+
+def _times(folder: Path, every: pd.DataFrame, clients: int) -> list[dict]:
+    """Rows of `links.table` for each data set of which `client_seconds.json` tells."""
+    path = folder / "client_seconds.json"
+    measured = json.loads(path.read_text()) if path.exists() else {}
+    rows = []
+    for dataset, about in sorted(measured.items()):
+        compute = about["seconds"]
+        shown = every[(every["dataset"] == dataset) & every["recipe"].isin(list(compute))]
+        runs = {
+            recipe: [run for _, run in of_recipe.groupby("seed")]
+            for recipe, of_recipe in shown.groupby("recipe", sort=False)
+        }
+        table = links.table(runs, links.LINKS, compute, clients, TARGETS[-1], HELD)
+        for row in table.assign(dataset=dataset).to_dict("records"):
+            rows.append({k: analysis.known(value) for k, value in row.items()})
+    return rows
+
+
+def records(folder: str | Path) -> pd.DataFrame:
+    """Returns all records of the race, as `results.tidy` has them; the reference's come first."""
+    folder, tables = Path(folder), []
+    for name, origin in results.origins_of(folder).items():
+        table = pd.read_csv(folder / "records" / f"{name}.csv")
+        config = origin["config"]
+        about = {"recipe": config["recipe"], "dataset": config["data"]["name"]}
+        tables.append(table.assign(**about, seed=config["seed"]))
+    tables.sort(key=lambda table: table["recipe"].iloc[0] != REFERENCE)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _flat(row: dict) -> dict:
+    return {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
+
+
+def _markdown(found: dict) -> str:
+    protocol = found["protocol"]
+    lines = [
+        "# The race",
+        "",
+        f"{protocol['rounds']} rounds of {protocol['clients_per_round']} clients, batches of "
+        f"{protocol['batch_size']}, epochs: {protocol['epochs']}, learning rates "
+        f"{protocol['client_learning_rate']:g} (clients) and "
+        f"{protocol['server_learning_rate']:g} (server), evaluated every "
+        f"{protocol['eval_every']} rounds. Means over seeds, in brackets less that of `none`; this "
+        "project's recipes in bold. Made by `fedutils race` from the records beside it; "
+        "`race.json` and `race.csv` have spreads, other targets and the code that made each run.",
+        "",
+        *(f"- {name}: {text}." for name, text in DEFINITIONS.items()),
+    ]
+    for dataset in protocol["data"]:
+        rows = [_cells(row) for row in found["recipes"] if row["dataset"] == dataset]
+        lines += ["", f"## {dataset}", "", _line(rows[0]), _line(["---"] * len(rows[0]))]
+        lines += [_line(row.values()) for row in rows]
+        lines += [
+            "",
+            f"![Accuracy against communicated bits](figures/{dataset}_accuracy.png)",
+            "",
+            f"![Bits to reach each target](figures/{dataset}_targets.png)",
+            "",
+            f"![Accuracy at the end against bits a parameter](figures/{dataset}_frontier.png)",
+        ]
+        if any(row["dataset"] == dataset for row in found["times"]):
+            lines += [
+                "",
+                f"![Time to {100 * TARGETS[-1]:g} % on four links](figures/{dataset}_time.png)",
+                "",
+                "Time to accuracy: all clients on links of one kind, working at once; a round ends "
+                "with its slowest part; server and waiting are ignored. A client's computing, its "
+                "coding included, was measured on one core (`benchmarks/round_time.py`).",
+                "",
+                *(f"- {link.name}: {_link(link)}." for link in links.LINKS),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _link(link: links.Link) -> str:
+    down, up = link.down / 1e6, link.up / 1e6
+    return f"{down:g} Mbit/s down, {up:g} up, {1000 * link.latency:g} ms; {link.source}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: dict) -> dict[str, str]:
+    """Returns a row of the Markdown table: text by column."""
+    percent = f"{100 * TARGETS[-1]:g}"
+    bits = row[f"uplink_bits_{percent}"]
+    reached = f"reached by {row[f'seeds_reached_{percent}']} of {len(row['seeds'])}"
+    settled = f"mean_accuracy_after_{SETTLED}"
+    return {
+        "recipe": f"**{row['name']}**" if row["own"] else row["name"],
+        "seeds": ", ".join(map(str, row["seeds"])),
+        f"uplink to {percent} %": reached if bits is None else format_bits(bits),
+        "times fewer": _text(row[f"uplink_ratio_{percent}"], format_factor),
+        "in both directions": _text(row[f"total_ratio_{percent}"], format_factor),
+        "accuracy at the end": _accuracy(row, "final_accuracy"),
+        f"mean accuracy after round {SETTLED}": _accuracy(row, settled),
+        "bits a parameter, up": _text(row["bits_per_parameter"], "{:.3g}".format),
+        "down": _text(row["downlink_bits_per_parameter"], "{:.3g}".format),
+    }
+
+
+def _accuracy(row: dict, name: str) -> str:
+    delta = _text(row[f"{name}_delta"], " ({:+.2%})".format)
+    return _text(row[name], "{:.2%}".format) + delta
+
+
+def _text(value: float | None, written: Callable[[float], str]) -> str:
+    return "" if value is None else written(value)

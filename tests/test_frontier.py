@@ -1,0 +1,80 @@
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedutils import frontier, looks
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    looks.style()
+    yield
+    plt.close("all")
+
+
+def records(recipe, seed, factor):
+    rounds = np.arange(0, 21)
+    table = pd.DataFrame({"recipe": recipe, "dataset": "d", "seed": seed, "round": rounds})
+    table["test_accuracy"] = np.where(rounds % 5 == 0, 0.9 + 0.004 * rounds - 0.01 * seed, np.nan)
+    table["cumulative_aggregated_bits"] = factor * rounds
+    table["cumulative_broadcast_bits"] = 1000 * rounds
+    return table
+
+
+def row(name, uplink, total, accuracy, ratio=None):
+    found = {"name": name, "final_accuracy": accuracy}
+    for percent, share in (("95", 0.5), ("97", 1.0)):
+        found[f"uplink_bits_{percent}"] = uplink and share * uplink
+        found[f"total_bits_{percent}"] = total and share * total
+    found |= {"uplink_ratio_97": ratio, "total_ratio_97": ratio}
+    return found | {"bits_per_parameter": 2.0, "downlink_bits_per_parameter": 32.0}
+
+
+ROWS = [row("none", 6400, 12800, 0.975, 1.0), row("adaptive", 64, 6464, 0.974, 100.0)]
+ROWS.append(row("top-k", None, None, 0.966))
+
+
+def test_lines_are_means_over_seeds_and_bands_their_range():
+    table = pd.concat([records("none", s, 1000) for s in (1, 2)] + [records("adaptive", 1, 2)])
+    uplink, total = frontier.curves(table).axes
+    (line,) = [line for line in uplink.get_lines() if line.get_label() == "none"]
+    np.testing.assert_allclose(line.get_xdata(), [5000, 10000, 15000, 20000])
+    np.testing.assert_allclose(line.get_ydata(), 0.885 + 0.004 * np.arange(5, 21, 5))
+    (line,) = [line for line in total.get_lines() if line.get_label() == "adaptive"]
+    np.testing.assert_allclose(line.get_xdata(), 1002 * np.arange(5, 21, 5))
+    band = uplink.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(0.90) and band.max() == pytest.approx(0.97)
+    names = {text.get_text() for text in uplink.texts}
+    assert {"none", "adaptive", "Uplink"} <= names
+
+
+def test_bars_end_where_the_target_was_reached():
+    uplink, _ = frontier.bits_to_target(ROWS, (0.95, 0.97)).axes
+    ends = sorted(bar.get_x() + bar.get_width() for bar in uplink.patches)
+    assert ends == pytest.approx([64, 6400])
+    names = [label.get_text() for label in uplink.get_yticklabels()]
+    assert names == ["top-k", "none", "adaptive"]  # from below
+    texts = [text.get_text() for text in uplink.texts]
+    assert texts == ["97 % not reached", "", "÷ 100"]
+
+
+def test_frontier_has_each_recipe_at_its_rate():
+    uplink, total = frontier.frontier(ROWS).axes
+    points = {tuple(np.round(p, 6)) for line in uplink.get_lines()[:3] for p in line.get_xydata()}
+    assert points == {(2.0, 0.975), (2.0, 0.974), (2.0, 0.966)}
+    assert {x for line in total.get_lines()[:3] for x in line.get_xdata()} == {34.0}
+
+
+def test_times_add_up():
+    parts = {"download": [3600.0, 36.0], "compute": [1800.0, 18.0], "upload": [1800.0, 18.0]}
+    times = pd.DataFrame({"link": "3G", "recipe": ["none", "adaptive"], **parts})
+    (axes,) = frontier.time_to_accuracy(times).axes
+    ends = {}
+    for bar in axes.patches:
+        ends[round(bar.get_y() + bar.get_height() / 2)] = bar.get_x() + bar.get_width()
+    assert ends == pytest.approx({0: 0.02, 1: 2.0})
+    assert [text.get_text() for text in axes.texts] == [" 72 s", " 2.0 h"]
