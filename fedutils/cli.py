@@ -35,11 +35,23 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
+_DATASET = click.option(
+    "--dataset", default="mnist5k", show_default=True, help="mnist5k, emnist or synthetic."
+)
+_DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    envvar="FEDUTILS_DATA",
+    help="Folder of downloaded data.  [default: $FEDUTILS_DATA or ~/.cache/fedutils]",
+)
+
+
+_MODEL = click.option("--model", default="cnn", show_default=True, help="cnn, dense or logistic.")
+
+
 def _data_options(command: Callable) -> Callable:
     options = (
-        click.option(
-            "--dataset", default="mnist5k", show_default=True, help="mnist5k, emnist or synthetic."
-        ),
+        _DATASET,
         click.option(
             "--classes",
             default=10,
@@ -58,12 +70,7 @@ def _data_options(command: Callable) -> Callable:
             show_default=True,
             help="Concentration of the dirichlet partition.",
         ),
-        click.option(
-            "--data-dir",
-            type=click.Path(path_type=Path),
-            envvar="FEDUTILS_DATA",
-            help="Folder of downloaded data.  [default: $FEDUTILS_DATA or ~/.cache/fedutils]",
-        ),
+        _DATA_DIR,
     )
     for option in reversed(options):
         command = option(command)
@@ -72,6 +79,7 @@ def _data_options(command: Callable) -> Callable:
 
 @main.command()
 @click.option("--recipe", default="none", show_default=True, help="See `fedutils list`.")
+@_MODEL
 @_data_options
 @click.option("--rounds", default=10, show_default=True, help="Number of rounds.")
 @click.option(
@@ -107,19 +115,61 @@ def run(dataset, classes, partition, concentration, data_dir, out, **settings) -
 
 
 @main.command()
+@click.option(
+    "--recipes",
+    "names",
+    default="all",
+    show_default=True,
+    help="Names with commas between them, or own, literature or all.",
+)
+@_DATASET
+@_DATA_DIR
+@click.option("--seeds", default="1,2,3", show_default=True, help="With commas between them.")
+@click.option("--rounds", default=150, show_default=True, help="Number of rounds.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("results") / "race",
+    show_default=True,
+    help="Folder of records and tables.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=results.DEFAULT_STORE,
+    show_default=True,
+    help="Folder of run folders.",
+)
+@click.option("--fresh", is_flag=True, help="Train anew even what has records.")
+@_plain_errors
+def race(names, dataset, data_dir, seeds, rounds, out, store, fresh) -> None:
+    """Run all recipes, or some, under one protocol; tabulate what accuracy costs in bits.
+
+    Records that are in the folder are not made again, and its tables are made of all of them.
+    """
+    from fedutils import processes, race
+
+    processes.end_with_make()
+    options = dict(rounds=rounds, store=store, data_dir=data_dir, fresh=fresh)
+    race.start(names, seeds, dataset, out, **options)
+    click.echo(f"tables: {out / 'race.md'}")
+
+
+@main.command()
 @click.option("--recipe", default="none", show_default=True, help="See `fedutils list`.")
+@_MODEL
 @click.option("--clients", default=10, show_default=True, help="Clients in the round.")
 @click.option("--rounds", default=10, show_default=True, help="Rounds to add up.")
 @click.option("--classes", default=10, show_default=True, help="10 or 62.")
 @_plain_errors
-def bits(recipe, clients, rounds, classes) -> None:
-    """Print what the study's model costs to communicate, without training."""
+def bits(recipe, model, clients, rounds, classes) -> None:
+    """Print what a model costs to communicate, without training."""
     if clients < 1 or rounds < 1:
         raise UsageError(f"clients and rounds must be positive, not {clients} and {rounds}")
     from fedutils import data, ledger, training
     from fedutils.units import format_bits
 
-    config = training.RunConfig(recipe, data.DataConfig("emnist", classes))
+    config = training.RunConfig(recipe, data.DataConfig("emnist", classes), model=model)
     bill = ledger.of(training.build_process(config, classes).next)
     for name, of_client in ledger.summary(bill).items():
         click.echo(f"{name:<20} {clients * of_client:>15,} bit a round")
@@ -184,3 +234,88 @@ def check() -> None:
     from fedutils import installation
 
     installation.check(click.echo)
+
+
+@main.command()
+@click.option("--profile", default="quick", show_default=True, help="Whose results to show.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the site.  [default: build/html/PROFILE]",
+)
+@_plain_errors
+def html(profile, out) -> None:
+    """Make a web site of the executed notebooks, the README and the race."""
+    from fedutils import site
+
+    click.echo(site.build(Path("results") / profile, out or Path("build") / "html" / profile))
+
+
+@main.command()
+@click.argument("ids", nargs=-1)
+@_plain_errors
+def claims(ids) -> None:
+    """Compute published numbers anew (all of them, if none is named)."""
+    from fedutils import claims
+
+    every = {claim.id: claim for claim in claims.read()}
+    if unknown := [name for name in ids if name not in every]:
+        raise UsageError(f"unknown claim {unknown[0]!r}: choose from {', '.join(every)}")
+    for name in ids or every:
+        claim = every[name]
+        click.echo(
+            f"{name:<20} {claims.compute(claim):>12,.6g}  recorded {claim.ours:,.6g}, "
+            f"published {claim.stated}  {claim.says} ({claim.source})"
+        )
+
+
+@main.command()
+@_plain_errors
+def report() -> None:
+    """Write the race's tables and figures and README.md from the published records."""
+    from fedutils import report
+
+    report.write()
+
+
+@main.command()
+@_plain_errors
+def verify() -> None:
+    """Check that README, tables, figures, records and claims agree; fail if they do not."""
+    from fedutils import verify
+
+    found = 0
+    for problem in verify.problems():
+        click.echo(problem)
+        found += 1
+    if found:
+        raise click.ClickException(f"{found} problems")
+    click.echo("README, tables, figures, records and claims agree")
+
+
+@main.command()
+@click.option("--payloads", default=5000, show_default=True, help="How many, over all codecs.")
+@click.option("--seed", default=1, show_default=True, help="Of the damage.")
+@click.option("--codec", "name", help="One codec instead of all.")
+@click.option("--case", type=int, help="One payload, by its number, of --codec.")
+@_plain_errors
+def fuzz(payloads, seed, name, case) -> None:
+    """Send every decoder damaged and forged payloads; fail if one does harm."""
+    from fedutils import fuzz
+
+    if case is not None and not name:
+        raise UsageError("--case is the number of a payload of one codec: name it with --codec")
+    names = [name] if name else list(fuzz.codecs(fuzz.LAYOUT))
+    total = fuzz.Report()
+    for target in fuzz.targets(names):
+        # Said before, so that it is known which decoder was at work should it end the process.
+        click.echo(f"{target.name:<14} ", nl=False)
+        sys.stdout.flush()
+        report = fuzz.run(target, -(-payloads // len(names)) if case is None else [case], seed)
+        click.echo(report)
+        total += report
+    click.echo(f"{'all':<14} {total}")
+    for failure in total.failures[:20]:
+        click.echo(failure)
+    if total.failures:
+        raise click.ClickException(f"{len(total.failures)} payloads did harm")

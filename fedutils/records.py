@@ -9,6 +9,12 @@ import tensorflow_federated as tff
 
 from fedutils import ledger, results
 
+# Measurements of strings' lengths: of a string that every client gets, and of all clients' own.
+_STRINGS = {
+    ledger.Direction.BROADCAST: ("model_payload_bits", "announcement_bits"),
+    ledger.Direction.AGGREGATED: ("payload_bits_sum",),
+}
+
 
 class RecordKeeper(tff.program.ReleaseManager):
     """Turns what TFF's loop releases into a run's records: a CSV file, TensorBoard, progress."""
@@ -33,7 +39,11 @@ class RecordKeeper(tff.program.ReleaseManager):
         self._managers = [tff.program.TensorBoardReleaseManager(folder.tensorboard), shown]
 
     async def release(self, value: Mapping[str, object], key: int) -> None:
-        """Records the metrics that TFF's loop releases after round `key`."""
+        """Records the metrics that TFF's loop releases after round `key`.
+
+        Raises:
+            ValueError: If strings crossed whose lengths were not measured.
+        """
         # A run that was killed between its record and its checkpoint repeats that round.
         self._rows = [row for row in self._rows if int(row["round"]) < key]
         row = self._row(value, key)
@@ -45,7 +55,10 @@ class RecordKeeper(tff.program.ReleaseManager):
 
     def _row(self, value: Mapping[str, object], key: int) -> dict[str, object]:
         train = value.get("client_work", {}).get("train", {})
-        measured = _flatten(value.get("aggregator", {}))
+        measured = {
+            **_flatten(value.get("aggregator", {})),
+            **_flatten(value.get("distributor", {})),
+        }
         row = {
             "round": key,
             "train_accuracy": _number(train.get("sparse_categorical_accuracy")),
@@ -74,10 +87,15 @@ class RecordKeeper(tff.program.ReleaseManager):
         return row
 
     def _round_bits(self, direction: ledger.Direction, measured: Mapping[str, object]) -> int:
-        bits = self._clients * self._bill.bits(direction)
-        if self._bill.measured_strings(direction):
-            bits += int(measured["payload_bits_sum"])
-        return bits
+        lengths = [int(measured[name]) for name in _STRINGS[direction] if name in measured]
+        strings = self._bill.measured_strings(direction)
+        if len(lengths) != strings:
+            raise ValueError(
+                f"{strings} string(s) are {direction.value}, but {len(lengths)} measured: each "
+                f"needs its length under one of the names {_STRINGS[direction]}"
+            )
+        copies = self._clients if direction is ledger.Direction.BROADCAST else 1
+        return self._clients * self._bill.bits(direction) + copies * sum(lengths)
 
 
 def _flatten(measurements: object) -> dict[str, object]:

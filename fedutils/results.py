@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,8 @@ from fedutils import provenance
 from fedutils.errors import UsageError
 
 DEFAULT_STORE = Path("results") / "runs"
+
+_MAKE_SPACE = "make space, then give the same command again: it goes on where it stopped"
 
 
 class Run:
@@ -44,8 +48,10 @@ class Run:
     @property
     def provenance(self) -> dict | None:
         """Where the finished run came from; None as long as it is not finished."""
-        path = self.folder / "provenance.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads((self.folder / "provenance.json").read_text())
+        except (FileNotFoundError, ValueError):  # a damaged one tells nothing
+            return None
 
     def records(self) -> pd.DataFrame:
         """Returns the records: a row a round, round 0 being the state before training.
@@ -56,26 +62,50 @@ class Run:
         """
         return pd.read_csv(self.records_path)
 
+    def recorded(self) -> int:
+        """Returns the last round up to which every record is there, or -1.
+
+        Rows behind one that is missing, cut short or damaged are removed.
+        """
+        try:
+            rows = read_rows(self.records_path)
+        except (ValueError, csv.Error):  # not even text
+            self.records_path.unlink()
+            return -1
+        whole = []
+        for number, row in enumerate(rows):
+            if row.get("round") != str(number) or None in row.values():
+                break
+            whole.append(row)
+        if len(whole) < len(rows):
+            write_rows(self.records_path, whole)
+        return len(whole) - 1
+
     def finish(self, origin: dict) -> None:
         """Writes the provenance, which marks the run as finished, and drops its checkpoints."""
         write_json(self.folder / "provenance.json", origin)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the run for this process; waits, saying so, while another process holds it."""
-        with (self.folder / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                print(f"{self.folder.name} is held by {lock.read().strip()}; waiting", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
-            yield
-            lock.truncate(0)
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the run for this process; see `locked`."""
+        return locked(self.folder)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder for this process; waits, saying so, while another process holds it."""
+    with (folder / ".lock").open("ab+", buffering=0) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            print(f"{folder.name} is held by {lock.read().decode().strip()}; waiting", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        with contextlib.suppress(OSError):  # a full disk can be locked, but not written to
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+        lock.truncate(0)
 
 
 def open_run(store: str | os.PathLike, name: str, config: dict, decides: dict) -> Run:
@@ -93,13 +123,25 @@ def open_run(store: str | os.PathLike, name: str, config: dict, decides: dict) -
     folder = Path(store) / f"{name}-{provenance.digest(config, decides)[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", config)
     except OSError as error:
-        raise UsageError(
-            f"the results folder {Path(store)} cannot be written to ({error.strerror}): "
-            "choose another one (--out) or make it writable"
-        ) from error
+        raise not_written(Path(store), error) from error
+    write_json(folder / "config.json", config)
     return Run(folder)
+
+
+def not_written(folder: Path, error: OSError) -> UsageError:
+    """Returns the error that tells why a folder of results could not be written to."""
+    advice = {
+        errno.ENOSPC: _MAKE_SPACE,
+        errno.EDQUOT: _MAKE_SPACE,
+        errno.EFBIG: _MAKE_SPACE,
+        errno.ENOENT: "if it was deleted meanwhile, the same command makes it anew; if not, choose "
+        "another one (--out)",
+    }
+    return UsageError(
+        f"the results folder {folder} cannot be written to ({os.strerror(error.errno)}): "
+        + advice.get(error.errno, "choose another one (--out) or make it writable")
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -126,40 +168,72 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, all of it or nothing."""
+    """Writes a text file in UTF-8, all of it or nothing; raises as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, all of it or nothing: whatever happens, the one of before stays until then.
+
+    Raises:
+        UsageError: If it cannot be written, for example because the disk is full.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise not_written(path.parent, error) from error
 
 
-def publish(runs: Iterable[Run], folder: str | os.PathLike) -> None:
+def _own_name(run: Run) -> str:
+    return run.folder.name.rpartition("-")[0]
+
+
+def publish(
+    runs: Iterable[Run],
+    folder: str | os.PathLike,
+    name_of: Callable[[Run], str] = _own_name,
+) -> None:
     """Copies the records of finished runs to where results are published.
 
-    Writes `records/NAME.csv` for each run and enters its configuration and origin under NAME in
-    `provenance.json`; entries of other runs stay.
+    Writes `records/NAME.csv` for each run and enters its configuration, origin and the records'
+    digest under NAME in `provenance.json`; entries of other runs stay.
 
     Args:
         runs: Finished runs.
         folder: For example `results/quick`.
+        name_of: A run's NAME, which may have folders in it; its folder's, without the key, if
+            not given.
     """
     folder = Path(folder)
-    (folder / "records").mkdir(parents=True, exist_ok=True)
-    origins_path = folder / "provenance.json"
-    origins = json.loads(origins_path.read_text()) if origins_path.exists() else {}
+    origins = origins_of(folder)
     for run in runs:
-        name = run.folder.name.rpartition("-")[0]
-        write_text(folder / "records" / f"{name}.csv", run.records_path.read_text())
-        origins[name] = {"config": run.config, **run.provenance}
-    write_json(origins_path, dict(sorted(origins.items())))
+        name = name_of(run)
+        path = folder / "records" / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = run.records_path.read_text(encoding="utf-8")
+        write_text(path, text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        origins[name] = {"config": run.config, **run.provenance, "records_sha256": digest}
+    write_json(folder / "provenance.json", dict(sorted(origins.items())))
+
+
+def origins_of(folder: str | os.PathLike) -> dict[str, dict]:
+    """Returns the configuration and origin of each run published in a folder, by its name."""
+    path = Path(folder) / "provenance.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def tidy(runs: Iterable[Run]) -> pd.DataFrame:
     """Returns the records of several runs under each other.
 
-    Columns `recipe`, `dataset` and `seed` come before those of `Run.records`.
+    Columns `recipe`, `model`, `dataset` and `seed` come before those of `Run.records`.
     """
     tables = []
     for run in runs:
@@ -168,6 +242,7 @@ def tidy(runs: Iterable[Run]) -> pd.DataFrame:
         for position, (column, value) in enumerate(
             {
                 "recipe": config["recipe"],
+                "model": config.get("model", "cnn"),  # there was no choice at first
                 "dataset": config["data"]["name"],
                 "seed": config["seed"],
             }.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import subprocess
 import threading
 import time
@@ -22,6 +23,10 @@ from fedutils import processes
 
 _MAX_MESSAGE_BYTES = 2_000_000_000
 _START_SECONDS = 60.0
+_DYING_SECONDS = 1.0
+_ATTEMPTS = 3
+# Sums split among threads round differently. Clients of a round still train at the same time.
+_ENVIRONMENT = {"TF_NUM_INTRAOP_THREADS": "1"}
 
 
 class Worker:
@@ -38,6 +43,7 @@ class Worker:
         command = [binary, f"--port={port}", "--max_concurrent_computation_calls=-1"]
         self._process = subprocess.Popen(
             processes.bound_to_parent(command),
+            env={**os.environ, **_ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -50,11 +56,22 @@ class Worker:
         """Returns the stub of a running worker; starts it if it is not running.
 
         Raises:
-            RuntimeError: If the worker does not answer within a minute.
+            RuntimeError: If no worker answers within a minute, or each dies before it does.
         """
         if self._stub is not None and self._process.poll() is None and self._stub.is_ready:
             return self._stub
+        for _ in range(_ATTEMPTS):
+            self.stop()
+            if self._start():
+                return self._stub
         self.stop()
+        raise RuntimeError(
+            f"TFF's worker process did not answer within {_START_SECONDS:.0f} s. Is there memory "
+            "left? `make check` tests it alone."
+        )
+
+    def _start(self) -> bool:
+        """Starts a worker and waits for it; tells whether it answers."""
         self._started.clear()
         port = portpicker.pick_unused_port()
         threading.Thread(target=self._start_and_wait, args=(port,), daemon=True).start()
@@ -70,15 +87,21 @@ class Worker:
         )
         self._stub = tff.framework.RemoteExecutorGrpcStub(channel)
         deadline = time.monotonic() + _START_SECONDS
-        while not self._stub.is_ready:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(
-                    f"TFF's worker process did not answer on port {port} within "
-                    f"{_START_SECONDS:.0f} s. Is there memory left? `make check` tests it alone."
-                )
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if self._stub.is_ready:
+                return True
             time.sleep(0.05)
-        return self._stub
+        return False
+
+    def has_died(self) -> bool:
+        """Tells whether the process that was started has ended, which may take it a moment."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(_DYING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def stop(self) -> None:
         """Ends the worker process, if there is one."""
@@ -86,6 +109,29 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._process = self._stub = None
+
+
+class _RetryingContext(tff.framework.SyncExecutionContext):
+    """Invokes a computation again if its worker died meanwhile: computations are pure."""
+
+    def __init__(self, worker: Worker, **options) -> None:
+        super().__init__(**options)
+        self._worker = worker
+
+    def invoke(self, comp, arg):
+        """Raises RuntimeError if worker after worker dies."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return super().invoke(comp, arg)
+            except Exception as error:
+                if not self._worker.has_died():
+                    raise
+                if attempt == _ATTEMPTS:
+                    raise RuntimeError(
+                        f"TFF's worker process died {_ATTEMPTS} times in one computation. Is there "
+                        "memory left? What was computed before is kept; the same command resumes."
+                    ) from error
+                print("TFF's worker process died; computing again in a new one", flush=True)
 
 
 @functools.cache
@@ -100,7 +146,8 @@ def _context() -> tff.framework.SyncExecutionContext:
         executor.set_cardinalities(cardinalities)
         return executor
 
-    return tff.framework.SyncExecutionContext(
+    return _RetryingContext(
+        worker,
         executor_fn=tff.framework.ResourceManagingExecutorFactory(executor_stack),
         compiler_fn=tff.backends.native.desugar_and_transform_to_native,
         transform_args=tff.tensorflow.transform_args,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedutils import (
     checkpoints,
     data,
+    feedback,
     ledger,
     models,
     progress,
@@ -44,6 +49,7 @@ class RunConfig:
         client_learning_rate: Of the clients' SGD.
         server_learning_rate: Of the server's SGD; 1.0 is plain averaging.
         eval_every: Rounds between evaluations on the test set; the last round is always evaluated.
+        model: Name of the network (`models.MODELS`).
     """
 
     recipe: str = "none"
@@ -56,15 +62,22 @@ class RunConfig:
     client_learning_rate: float = 0.02
     server_learning_rate: float = 1.0
     eval_every: int = 5
+    model: str = "cnn"
 
     def __post_init__(self) -> None:
         """Raises UsageError on values that no run can have."""
         recipes.get(self.recipe)
+        models.get(self.model)
         for name in ("rounds", "clients_per_round", "batch_size", "epochs", "eval_every"):
             _require(self, name, lambda x: isinstance(x, int) and x > 0, "a positive integer")
         _require(self, "seed", lambda x: isinstance(x, int) and x >= 0, "an integer from 0 on")
         for name in ("client_learning_rate", "server_learning_rate"):
             _require(self, name, lambda x: 0 < x < float("inf"), "a positive number")
+
+    @property
+    def task(self) -> str:
+        """What is learned, for names of runs: the data set, and the model if not the study's."""
+        return self.data.name if self.model == "cnn" else f"{self.data.name}-{self.model}"
 
 
 def _require(config: RunConfig, name: str, holds, expected: str) -> None:
@@ -74,7 +87,7 @@ def _require(config: RunConfig, name: str, holds, expected: str) -> None:
 
 
 def build_process(config: RunConfig, classes: int) -> tff.learning.templates.LearningProcess:
-    """Builds weighted federated averaging with the recipe's aggregation.
+    """Builds weighted federated averaging with the recipe's aggregation and distribution.
 
     Args:
         config: The run's configuration.
@@ -83,14 +96,26 @@ def build_process(config: RunConfig, classes: int) -> tff.learning.templates.Lea
     Returns:
         TFF's learning process for it.
     """
-    return tff.learning.algorithms.build_weighted_fed_avg(
-        lambda: models.tff_model(classes, config.seed),
+    recipe = recipes.get(config.recipe)
+
+    def model() -> tff.learning.models.VariableModel:
+        return models.tff_model(config.model, classes, config.seed)
+
+    distributor = None
+    if recipe.distributor is not None:
+        distributor = recipe.distributor(
+            tff.learning.models.weights_type_from_model(model),
+            lambda: models.initial_weights(config.model, classes, config.seed),
+            seeds.stream(config.seed, "broadcast"),
+        )
+    process = tff.learning.algorithms.build_weighted_fed_avg(
+        model,
         client_optimizer_fn=tff.learning.optimizers.build_sgdm(config.client_learning_rate),
         server_optimizer_fn=tff.learning.optimizers.build_sgdm(config.server_learning_rate),
-        model_aggregator=recipes.get(config.recipe).aggregator(
-            seeds.stream(config.seed, "compression")
-        ),
+        model_distributor=distributor,
+        model_aggregator=recipe.aggregator(seeds.stream(config.seed, "compression")),
     )
+    return feedback.fed_with_loss(process)
 
 
 class Cohorts:
@@ -122,7 +147,7 @@ class Cohorts:
         config = self._config
         return [
             data.train_dataset(
-                *data.client_arrays(self._federated.train, client),
+                *self._federated.train_arrays(client),
                 batch_size=config.batch_size,
                 epochs=config.epochs,
                 seed=seeds.stream(config.seed, "shuffle", round_number, client),
@@ -160,14 +185,16 @@ def run(
     """
     federated = data.load(config.data, data_dir)
     cohorts = Cohorts(config, federated)
+    if federated.left_out:
+        print(f"{config.data.name}: clients without examples, left out: {federated.left_out}")
     found = results.open_run(
         store,
-        name=f"{config.recipe}-{config.data.name}-seed{config.seed}",
+        name=f"{config.recipe}-{config.task}-seed{config.seed}",
         config=dataclasses.asdict(config),
         decides={**decides(federated), "recipe": recipes.get(config.recipe).code},
     )
     with found.locked():
-        if found.provenance is None:
+        if found.provenance is None or found.recorded() < config.rounds:
             runtime.start()
             _train(config, federated, cohorts, found)
     return found
@@ -177,20 +204,28 @@ def _train(
     config: RunConfig, federated: data.FederatedData, cohorts: Cohorts, folder: results.Run
 ) -> None:
     begin = time.monotonic()
+    recorded = folder.recorded()
     process = build_process(config, federated.classes)
-    evaluate = models.Evaluator(federated.classes, *federated.test_arrays())
-    keeper = records.RecordKeeper(
-        folder,
-        ledger.of(process.next),
-        config.clients_per_round,
-        progress.Progress(config.recipe, config.rounds),
-    )
+    evaluate = models.Evaluator(config.model, federated.classes, *federated.test_arrays())
+    with _events_written(folder):
+        keeper = records.RecordKeeper(
+            folder,
+            ledger.of(process.next),
+            config.clients_per_round,
+            progress.Progress(config.recipe, config.rounds),
+        )
+    released = _Released(keeper, folder)
     stop = threading.Event()
 
     def select(round_number: int) -> list:
         if stop.is_set():
             raise KeyboardInterrupt
+        released.begin_round()
         return cohorts.datasets(round_number)
+
+    def evaluation_is_due(round_number: int) -> bool:
+        released.end_training()
+        return round_number % config.eval_every == 0 or round_number == config.rounds
 
     def train() -> object:
         # TFF's loop awaits its managers on the event loop of its thread. A notebook's thread has
@@ -201,18 +236,19 @@ def _train(
             process,
             training_selection_fn=select,
             total_rounds=config.rounds,
-            evaluation_selection_fn=lambda r: r % config.eval_every == 0 or r == config.rounds,
+            evaluation_selection_fn=evaluation_is_due,
             evaluation_fn=lambda state, due: (
                 evaluate(process.get_model_weights(state)) if due else {}
             ),
-            program_state_manager=checkpoints.CheckpointManager(folder.checkpoints),
-            metrics_managers=[keeper],
+            # A state beyond the records is of no use: rounds would be missing from them.
+            program_state_manager=checkpoints.CheckpointManager(folder.checkpoints, recorded),
+            metrics_managers=[released],
         )
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         try:
             state = thread.submit(train).result()
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or the SystemExit that a SIGTERM becomes
             stop.set()  # the round in progress ends, the next one does not begin
             raise
     weights = process.get_model_weights(state)
@@ -220,10 +256,55 @@ def _train(
         {
             **provenance.describe(),
             "data_fingerprint": federated.fingerprint,
+            "clients_left_out": federated.left_out,
             "final_weights_sha256": _digest_of_weights(weights),
             "wall_seconds": round(time.monotonic() - begin, 1),
         }
     )
+
+
+class _Released(tff.program.ReleaseManager):
+    """What TFF's loop releases, on its way to the records.
+
+    The loop measures times by the system's clock. That may be set back in a run, so they are
+    replaced by those of a clock that only goes forward.
+    """
+
+    def __init__(self, keeper: records.RecordKeeper, folder: results.Run) -> None:
+        self._keeper, self._folder = keeper, folder
+        self._begin, self._trained = time.monotonic(), time.monotonic()
+
+    def begin_round(self) -> None:
+        self._begin = time.monotonic()
+
+    def end_training(self) -> None:
+        self._trained = time.monotonic()
+
+    async def release(self, value: Mapping[str, object], key: int) -> None:
+        """Records what was measured after round `key`.
+
+        Raises:
+            UsageError: If it cannot be written.
+        """
+        seconds = {
+            tff.simulation.TRAINING_TIME_KEY: self._trained - self._begin,
+            tff.simulation.EVALUATION_METRICS_PREFIX
+            + tff.simulation.EVALUATION_TIME_KEY: time.monotonic() - self._trained,
+        }
+        corrected = {name: seconds.get(name, measured) for name, measured in value.items()}
+        with _events_written(self._folder):
+            await self._keeper.release(corrected, key)
+
+
+@contextlib.contextmanager
+def _events_written(folder: results.Run) -> Iterator[None]:
+    """Raises UsageError if TensorFlow cannot write TensorBoard's events in the body."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        full = isinstance(error, tf.errors.ResourceExhaustedError)
+        reason = OSError(errno.ENOSPC if full else errno.EIO, error.message)
+        raise results.not_written(folder.tensorboard, reason) from error
 
 
 def _digest_of_weights(weights: tff.learning.models.ModelWeights) -> str:

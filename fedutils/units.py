@@ -18,3 +18,8 @@ def format_bits(bits: float) -> str:
             return f"{bits:.2f}{unit}" if unit != "bit" else f"{bits:.0f}bit"
         bits /= 1024
     return f"{bits:.2f}Gibit"
+
+
+def format_factor(ratio: float) -> str:
+    """Writes how many times fewer: three digits, or all before the point if there are more."""
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"

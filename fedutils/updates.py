@@ -51,7 +51,7 @@ def collect(
     cohorts = training.Cohorts(config, federated)
     folder = results.open_run(
         store,
-        f"updates-{config.data.name}-seed{config.seed}",
+        f"updates-{config.task}-seed{config.seed}",
         {**dataclasses.asdict(config), "kept_rounds": list(rounds), "kept_clients": clients},
         training.decides(federated),
     )

@@ -1,11 +1,20 @@
+import collections
+import dataclasses
+import gzip
 import http.server
+import json
 import lzma
+import shutil
+import sqlite3
 import threading
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from support import REPOSITORY
 
-from fedutils import data
+from fedutils import data, training
 from fedutils.errors import UsageError
 
 
@@ -104,7 +113,7 @@ def test_small_emnist_and_its_fingerprint(small_emnist, tmp_path):
     assert federated.train.client_ids == ["writer_a", "writer_b", "writer_c"]
     assert federated.test_arrays()[0].shape == (6, 28, 28, 1)
     assert federated.fingerprint == data.verify_emnist(small_emnist, 10)
-    with pytest.raises(UsageError, match="no clients of the split 'all_train'"):
+    with pytest.raises(UsageError, match="no clients with examples of the split 'all_train'"):
         data.load(data.DataConfig("emnist", classes=62), small_emnist.parent)
 
 
@@ -122,6 +131,154 @@ def test_truncated_real_file_is_refused(writers_cache, tmp_path):
         (tmp_path / data.EMNIST_FILE).write_bytes(whole.read(100_000_000))
     with pytest.raises(UsageError, match="not a complete federated EMNIST database"):
         data.load(data.DataConfig("emnist"), tmp_path)
+
+
+NOT_THE_DATA = {
+    "text": lambda path: path.write_text("not found\n"),
+    "still compressed": lambda path: path.write_bytes(lzma.compress(b"x" * 1000)),
+    "other archive": lambda path: path.write_bytes(gzip.compress(b"x" * 1000)),
+    "folder": lambda path: path.mkdir(),
+    "other database": lambda path: _execute(path, "CREATE TABLE digits (pixels BLOB)"),
+    "no examples' column": lambda path: _execute(
+        path,
+        "CREATE TABLE client_metadata (client_id TEXT, split_name TEXT, num_examples INTEGER)",
+        "CREATE TABLE examples (split_name TEXT, client_id TEXT)",
+        "INSERT INTO client_metadata VALUES ('a', 'digits_only_train', 1)",
+    ),
+    "no rows": lambda path: _execute(
+        path,
+        "CREATE TABLE client_metadata (client_id TEXT, split_name TEXT, num_examples INTEGER)",
+        "CREATE TABLE examples (split_name TEXT, client_id TEXT, serialized_example_proto BLOB)",
+    ),
+}
+
+
+def _execute(path, *statements, values=()):
+    with sqlite3.connect(path) as database:
+        for statement in statements:
+            database.execute(statement, values)
+    database.close()
+
+
+@pytest.mark.parametrize("make", NOT_THE_DATA.values(), ids=NOT_THE_DATA)
+def test_file_of_another_format_is_refused(tmp_path, make):
+    make(tmp_path / data.EMNIST_FILE)
+    with pytest.raises(UsageError, match=r"not a complete federated EMNIST database.*Delete it"):
+        data.load(data.DataConfig("emnist"), tmp_path)
+
+
+@pytest.fixture
+def altered(small_emnist, tmp_path):
+    """Returns a function that loads the small file after SQL statements have altered it."""
+
+    def load(*statements, values=()):
+        path = shutil.copy(small_emnist, tmp_path / data.EMNIST_FILE)
+        _execute(path, *statements, values=values)
+        return data.load(data.DataConfig("emnist"), tmp_path)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE client_metadata SET num_examples = -1 WHERE client_id = 'writer_b'",
+        "UPDATE client_metadata SET num_examples = 'many' WHERE client_id = 'writer_b'",
+        "UPDATE client_metadata SET client_id = NULL WHERE client_id = 'writer_b'",
+        "UPDATE examples SET serialized_example_proto = NULL WHERE client_id = 'writer_b'",
+        "UPDATE examples SET serialized_example_proto = 'text' WHERE client_id = 'writer_b'",
+        "DELETE FROM examples WHERE client_id = 'writer_b'",
+        "UPDATE client_metadata SET num_examples = 0",
+    ],
+)
+def test_contents_that_contradict_each_other_are_refused(altered, statement):
+    with pytest.raises(UsageError, match="not a complete federated EMNIST database"):
+        altered(statement)
+
+
+def example(label: int, pixels: np.ndarray) -> bytes:
+    features = {
+        "pixels": tf.train.Feature(float_list=tf.train.FloatList(value=pixels)),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+PAPER = np.ones(784, np.float32)
+WRONG_EXAMPLES = {
+    "label too large": (example(10, PAPER), "has the label 10, where labels are 0 to 9"),
+    "negative label": (example(-1, PAPER), "has the label -1, where labels are 0 to 9"),
+    "no number": (example(3, PAPER * np.nan), "has the pixel nan, where pixels are 0.0 to 1.0"),
+    "bytes as pixels": (example(3, PAPER * 255), "has the pixel 255.0, where pixels are"),
+    "infinite": (example(3, PAPER * np.inf), "has the pixel inf"),
+    "other size": (example(3, PAPER[:100]), "has examples that are not in EMNIST's format"),
+    "noise": (b"\xff" * 50, "has examples that are not in EMNIST's format"),
+    "no bytes": (b"", "has examples that are not in EMNIST's format"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), WRONG_EXAMPLES.values(), ids=WRONG_EXAMPLES)
+def test_wrong_examples_are_refused_when_they_are_read(altered, content, words):
+    federated = altered(
+        "UPDATE examples SET serialized_example_proto = ? WHERE client_id = 'writer_b' AND rowid IN"
+        " (SELECT min(rowid) FROM examples GROUP BY client_id, split_name)",
+        values=(content,),
+    )
+    with pytest.raises(UsageError, match=f"the client writer_b {words}"):
+        federated.train_arrays("writer_b")
+    with pytest.raises(UsageError, match=f"the test set {words}"):
+        federated.test_arrays()
+    assert len(federated.train_arrays("writer_a")[1]) == 4
+
+
+def test_client_that_lost_its_examples_is_refused_when_it_is_read():
+    """A file's check looks at some clients only; the others are checked when their turn comes."""
+    images, labels = np.zeros([0, 28, 28], np.float32), np.zeros([0], np.int32)
+    clients = tff.simulation.datasets.TestClientData(
+        {"empty": collections.OrderedDict(label=labels, pixels=images)}
+    )
+    federated = data.FederatedData(clients, clients, 10, "none")
+    with pytest.raises(UsageError, match="the client empty has no examples"):
+        federated.train_arrays("empty")
+    with pytest.raises(UsageError, match="the test set has no examples"):
+        federated.test_arrays()
+
+
+def test_client_without_examples_is_left_out_and_client_with_one_trains(
+    altered, tmp_path, capsys, tff_worker
+):
+    altered(
+        "UPDATE client_metadata SET num_examples = 0 WHERE client_id = 'writer_b'",
+        "DELETE FROM examples WHERE client_id = 'writer_b'",
+        "UPDATE client_metadata SET num_examples = 1 WHERE client_id = 'writer_c'",
+        "DELETE FROM examples WHERE client_id = 'writer_c' AND rowid NOT IN"
+        " (SELECT min(rowid) FROM examples GROUP BY client_id, split_name)",
+    )
+    config = training.RunConfig(
+        data=data.DataConfig("emnist"), model="logistic", rounds=2, clients_per_round=2
+    )
+    made = training.run(config, tmp_path / "store", tmp_path)
+    assert "emnist: clients without examples, left out: 1" in capsys.readouterr().out
+    assert made.provenance["clients_left_out"] == 1
+    table = made.records()
+    assert table["num_examples"][1:].tolist() == [5, 5]
+    assert np.isfinite(table[["train_loss"]][1:]).all(axis=None)
+    with pytest.raises(UsageError, match="emnist has only 2 clients to train on"):
+        training.run(dataclasses.replace(config, clients_per_round=3), tmp_path, tmp_path)
+
+
+def test_sound_data_keep_the_fingerprint_of_published_runs():
+    """What checks data must not make other runs of them: mnist5k's is in the published results."""
+    published = {
+        json.dumps(origin["config"]["data"]): origin["data_fingerprint"]
+        for path in (REPOSITORY / "results").glob("*/provenance.json")
+        for origin in json.loads(path.read_text()).values()
+        if origin["config"]["data"]["name"] == "mnist5k"
+    }
+    assert published
+    for settings, fingerprint in published.items():
+        federated = data.load(data.DataConfig(**json.loads(settings)))
+        assert (federated.fingerprint, federated.left_out) == (fingerprint, 0)
 
 
 @pytest.fixture

@@ -2,13 +2,17 @@
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
+import tensorflow as tf
 from support import REPOSITORY, environment
 
 START = "from fedutils import runtime; runtime.start(); print('ready', flush=True); "
@@ -60,11 +64,60 @@ def test_killed_worker_is_replaced(tff_worker):
     (old,) = workers(psutil.Process())
     old.kill()
     old.wait(10)
-    with contextlib.suppress(Exception):
-        hello()  # the call that meets the dead worker may fail
     assert hello() == b"Hello"
     (new,) = workers(psutil.Process())
     assert new.pid != old.pid
+
+
+def test_workers_that_keep_dying_are_told(tff_worker, monkeypatch):
+    import tensorflow_federated as tff
+
+    from fedutils import runtime
+
+    monkeypatch.setattr(runtime.Worker, "has_died", lambda self: True)
+
+    @tff.tensorflow.computation
+    def fails():
+        one = tf.random.uniform([], 1, 2, tf.int32)
+        with tf.control_dependencies([tf.debugging.assert_equal(one, 2)]):
+            return tf.identity(one)
+
+    with pytest.raises(RuntimeError, match="died 3 times in one computation"):
+        fails()
+
+
+def test_a_run_whose_worker_dies_again_and_again_has_the_same_records(tmp_path, no_process_left):
+    """Kills the worker at random moments; the run takes no notice but in its log."""
+    command = [Path(sys.executable).with_name("fedutils"), "run", "--dataset", "synthetic"]
+    command += ["--recipe", "adaptive", "--rounds", "40", "--clients", "2", "--out"]
+    kept, killed = {}, 0
+    for name, kill in (("left", False), ("killed", True)):
+        process = subprocess.Popen(
+            [*command, tmp_path / name],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=REPOSITORY,
+        )
+        chance = random.Random(1)
+        seen = 0
+        while kill and process.poll() is None and killed < 10:
+            time.sleep(chance.uniform(0.1, 1.0))
+            written = sum(len(f.read_bytes()) for f in tmp_path.glob("killed/*/records.csv"))
+            if written == seen:
+                continue  # three deaths in one round would end the run, as they should
+            seen = written
+            with contextlib.suppress(psutil.Error):
+                for worker in workers(psutil.Process(process.pid)):
+                    worker.kill()
+                    killed += 1
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        (folder,) = (tmp_path / name).iterdir()
+        table = pd.read_csv(folder / "records.csv").drop(columns=["seconds", "evaluation_seconds"])
+        kept[name] = table.to_csv()
+    assert killed > 3
+    assert kept["left"] == kept["killed"]
 
 
 @pytest.mark.slow

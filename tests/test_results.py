@@ -84,6 +84,7 @@ def test_publish_keeps_other_entries(tmp_path):
     runs = []
     for seed in (1, 2):
         config = {"recipe": "none", "data": {"name": "synthetic"}, "seed": seed}
+        config |= {} if seed == 1 else {"model": "dense"}
         run = results.open_run(tmp_path / "store", f"none-synthetic-seed{seed}", config, {})
         results.write_rows(run.records_path, [{"round": 0, "test_accuracy": 0.1 * seed}])
         run.finish({"commit": f"c{seed}"})
@@ -91,6 +92,7 @@ def test_publish_keeps_other_entries(tmp_path):
         results.publish([run], tmp_path / "published")
     table = results.tidy(runs)
     assert table["seed"].tolist() == [1, 2]
+    assert table["model"].tolist() == ["cnn", "dense"]
     assert table["test_accuracy"].tolist() == pytest.approx([0.1, 0.2])
     published = sorted(p.name for p in (tmp_path / "published" / "records").iterdir())
     assert published == ["none-synthetic-seed1.csv", "none-synthetic-seed2.csv"]

@@ -1,3 +1,6 @@
+import asyncio
+import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -10,7 +13,8 @@ import pytest
 import tensorflow as tf
 from support import REPOSITORY, environment, fedutils
 
-from fedutils import data, ledger, models, training
+from fedutils import data, distributors, ledger, models, recipes, records, results, seeds, training
+from fedutils.codecs.lowrank import low_rank_change
 from fedutils.errors import UsageError
 
 SYNTHETIC = data.DataConfig("synthetic")
@@ -21,6 +25,7 @@ TIMES = ["seconds", "evaluation_seconds"]
     ("settings", "words"),
     [
         ({"recipe": "zip"}, "unknown recipe 'zip': choose one of none"),
+        ({"model": "vgg"}, "unknown model 'vgg': choose one of cnn, dense, logistic"),
         ({"rounds": 0}, "rounds must be a positive integer"),
         ({"rounds": 1.5}, "rounds must be a positive integer"),
         ({"clients_per_round": 0}, "clients_per_round must be a positive integer"),
@@ -99,6 +104,58 @@ def test_initial_state_is_the_seeded_model(tff_worker):
     weights = process.get_model_weights(process.initialize()).trainable
     for ours, expected in zip(weights, models.cnn(10, 9).get_weights(), strict=True):
         np.testing.assert_array_equal(ours, expected)
+    for ours, computed in zip(weights, models.initial_weights("cnn", 10, 9), strict=True):
+        assert np.asarray(ours).tobytes() == computed.numpy().tobytes()
+
+
+@pytest.fixture
+def coded_model(monkeypatch):
+    """Name of a recipe that codes what clients get, and not what they send."""
+    recipe = dataclasses.replace(
+        recipes.get("none"),
+        name="coded-model",
+        distributor=lambda weights_type, initial, seed: distributors.compressed_distributor(
+            weights_type, low_rank_change, initial, seed
+        ),
+    )
+    monkeypatch.setitem(recipes.RECIPES, "coded-model", recipe)
+    return "coded-model"
+
+
+def test_broadcast_strings_are_billed_to_every_client(coded_model, tmp_path, tff_worker):
+    """The run's bill against strings that are encoded here from the models of its rounds."""
+    config = training.RunConfig(coded_model, SYNTHETIC, rounds=3, clients_per_round=2)
+    table = pd.read_csv(training.run(config, tmp_path).records_path)
+
+    cohorts = training.Cohorts(config, data.load(SYNTHETIC))
+    process = training.build_process(config, 10)
+    state, expected = process.initialize(), [0]
+    initial = models.cnn(10, config.seed).get_weights()
+    codec = low_rank_change([w.shape for w in initial])
+    for round_number in range(1, 4):
+        model = process.get_model_weights(state).trainable
+        change = np.concatenate([np.ravel(a - b) for a, b in zip(model, initial, strict=True)])
+        seed = [seeds.stream(config.seed, "broadcast"), round_number - 1]
+        string = codec.encode(tf.constant(change), {}, tf.constant(seed)).numpy()
+        assert len(string) < 200 if round_number == 1 else len(string) > 1000
+        expected.append(2 * (32 + 8 * len(string)))  # 32: the learning rate
+        state = process.next(state, cohorts.datasets(round_number)).state
+    assert table["broadcast_bits"].tolist() == expected
+    assert table["model_payload_bits"][1:].tolist() == [(b // 2) - 32 for b in expected[1:]]
+
+
+def test_strings_that_nobody_measured_are_refused(coded_model, tmp_path):
+    config = training.RunConfig(coded_model, SYNTHETIC, clients_per_round=2)
+    bill = ledger.of(training.build_process(config, 10).next)
+    folder = results.open_run(tmp_path, "run", {}, {})
+    keeper = records.RecordKeeper(folder, bill, 2, shown=None)
+    released = {
+        "client_work": {"train": {"loss": 1.0}},
+        "aggregator": (),
+        "distributor": (),
+    }
+    with pytest.raises(ValueError, match=r"1 string\(s\) are broadcast, but 0 measured"):
+        asyncio.run(keeper.release(released, 1))
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +228,28 @@ def test_same_seed_same_records_in_another_process(uninterrupted, run_command, t
         for folder in (again, uninterrupted)
     }
     assert len(digests) == 1
+
+
+def test_same_records_whatever_the_number_of_threads_and_cores(tmp_path):
+    """Sums that are split among threads would differ in the sixth digit after one round."""
+    command = ["run", "--dataset", "mnist5k", "--rounds", "1", "--clients", "3", "--out"]
+    made = []
+    pinned = "import os, sys; os.sched_setaffinity(0, {0}); os.execv(sys.argv[1], sys.argv[1:])"
+    for name, before, extra in (
+        ("all", [], {}),
+        ("one", [sys.executable, "-c", pinned], {"TF_NUM_INTRAOP_THREADS": "4"}),
+    ):
+        subprocess.run(
+            [*before, Path(sys.executable).with_name("fedutils"), *command, tmp_path / name],
+            env=environment(**extra),
+            cwd=REPOSITORY,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        (folder,) = (tmp_path / name).iterdir()
+        origin = json.loads((folder / "provenance.json").read_text())
+        made.append((without_times(folder), origin["final_weights_sha256"]))
+    assert made[0] == made[1]
 
 
 def test_killed_run_resumes_to_the_same_records(
