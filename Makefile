@@ -12,8 +12,10 @@ READY := $(VENV)/.ready
 NOTEBOOKS := $(sort $(basename $(notdir $(wildcard notebooks/*.ipynb))))
 
 # NAME=VALUE on make's command line is a notebook parameter, unless make itself uses the name.
-OWN := PROFILE=% TESTS=% PORT=% PYTHON=%
+OWN := PROFILE=% TESTS=% PORT=% PYTHON=% PAYLOADS=%
 PARAMETERS = $(foreach v,$(filter-out $(OWN),$(MAKEOVERRIDES)),-p '$(v)')
+# README.md tells what the quick profile found: it is written anew with that.
+REPORT = $(if $(PARAMETERS)$(filter-out quick,$(PROFILE))$(if $(wildcard results/race/race.json),,x),:,$(BIN)/fedutils report)
 EXECUTE = $(BIN)/fedutils notebook --profile '$(PROFILE)' $(PARAMETERS)
 
 .PHONY: help
@@ -26,6 +28,7 @@ help:  ## List the targets
 	@echo 'Examples: make reproduce'
 	@echo '          make reproduce DATASET=emnist ROUNDS=100 SEED=2'
 	@echo '          make 02_compressed_aggregator PROFILE=smoke'
+	@echo '          make race DATASET=emnist DATA_DIR=DIR RECIPES=own SEEDS=1'
 
 .PHONY: setup
 setup: $(READY)  ## Install the locked packages into .venv (Python 3.11, Linux x86-64)
@@ -71,14 +74,40 @@ check: setup  ## Check the installation: versions, a kernel, TFF says hello, one
 .PHONY: reproduce
 reproduce: setup  ## Execute all notebooks; figures, tables and records go to results/PROFILE
 	@$(EXECUTE) $(NOTEBOOKS)
+	@$(REPORT)
 
 .PHONY: $(NOTEBOOKS)
 $(NOTEBOOKS): setup
 	@$(EXECUTE) $@
 
+# The race has its own parameters: a mistyped one would cost hours.
+RACE_PARAMETERS := RECIPES=% SEEDS=% DATASET=% DATA_DIR=% ROUNDS=% OUT=%
+option = $(if $($(1)),--$(2) '$($(1))')
+
+.PHONY: race
+race: setup  ## Run every recipe under one protocol, on emnist too if DATA_DIR is given
+	$(foreach v,$(filter-out $(RACE_PARAMETERS) PYTHON=%,$(MAKEOVERRIDES)),$(error the race has no parameter $(v)))
+	@for dataset in $(or $(DATASET),mnist5k $(if $(DATA_DIR),emnist)); do \
+	  $(BIN)/fedutils race --dataset $$dataset $(call option,DATA_DIR,data-dir) \
+	    $(call option,RECIPES,recipes) $(call option,SEEDS,seeds) \
+	    $(call option,ROUNDS,rounds) $(call option,OUT,out); \
+	done
+
+.PHONY: report
+report: setup  ## Write the race's tables and figures and README.md from the published records
+	@$(BIN)/fedutils report
+
+.PHONY: verify
+verify: setup  ## Check that README, tables, figures, records and claims agree
+	@$(BIN)/fedutils verify
+
 .PHONY: test
 test: setup  ## Run all tests (TESTS=path or options of pytest choose some)
 	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: fuzz
+fuzz: setup  ## Decode 100,000 damaged payloads of all codecs (PAYLOADS=N for another number)
+	@$(BIN)/fedutils fuzz --payloads $(or $(PAYLOADS),100000)
 
 .PHONY: lint
 lint: setup  ## Check style and formatting
@@ -89,9 +118,8 @@ lab: setup  ## Open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks
 
 .PHONY: html
-html: setup  ## Render the executed notebooks of results/PROFILE as web pages in build/html
-	@$(BIN)/jupyter nbconvert --log-level WARN --to html --output-dir build/html/$(PROFILE) results/$(PROFILE)/notebooks/*.ipynb
-	@echo 'build/html/$(PROFILE)'
+html: setup  ## Make a web site of the executed notebooks of results/PROFILE in build/html/PROFILE
+	@$(BIN)/fedutils html --profile '$(PROFILE)'
 
 .PHONY: lock
 lock: setup  ## Resolve requirements.in anew into requirements.lock (hashed; no index named)

@@ -1,15 +1,27 @@
 """The repository as a whole: lock, Makefile, what is committed."""
 
+import ast
+import asyncio
+import base64
+import getpass
+import hashlib
 import json
+import pickle
 import re
+import socket
 import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from support import REPOSITORY, environment
 
-from fedutils import notebooks
+from fedutils import checkpoints, notebooks
+from fedutils.errors import UsageError
 
 LOCK = (REPOSITORY / "requirements.lock").read_text()
 
@@ -50,6 +62,148 @@ def test_lock_holds_what_is_asked_for_and_installed():
 
     for name, version in locked.items():
         assert importlib.metadata.version(name) == version
+
+
+def test_nothing_is_installed_without_its_hash():
+    """But this package itself, whose dependencies are the lock."""
+    for name in ("Makefile", "postBuild"):
+        text = (REPOSITORY / name).read_text()
+        commands = re.findall(r"^.*pip\b.* install (.*)$", text, re.MULTILINE)
+        assert len(commands) >= 2
+        for arguments in commands:
+            assert "--no-deps" in arguments
+            assert "--require-hashes -r" in arguments or arguments.endswith("-e .")
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """A package that is not on any registry."""
+    path = tmp_path / "wheels" / "honest-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        files = {
+            "honest.py": "",
+            "honest-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: honest\nVersion: 1.0\n",
+            "honest-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\n"
+            "Root-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        record = "honest-1.0.dist-info/RECORD,,\n"
+        for name, text in files.items():
+            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
+            record += f"{name},sha256={digest.decode()},{len(text)}\n"
+            archive.writestr(name, text)
+        archive.writestr("honest-1.0.dist-info/RECORD", record)
+    return path
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_package_with_another_hash_is_not_installed(tmp_path, wheel, installer):
+    """As make installs the lock: with pip for the installer uv, with uv for all others."""
+    folder = Path(sys.executable).parent
+    program = [sys.executable, "-m", "pip"] if installer == "pip" else [folder / "uv", "pip"]
+    lock, target = tmp_path / "requirements.lock", tmp_path / "installed"
+
+    def install(content: bytes) -> subprocess.CompletedProcess:
+        lock.write_text(f"honest==1.0 --hash=sha256:{hashlib.sha256(content).hexdigest()}\n")
+        options = ["--no-deps", "--require-hashes", "-r", lock, "--no-index"]
+        command = [*program, "install", *options, "--find-links", wheel.parent, "--target", target]
+        return subprocess.run(command, capture_output=True, text=True, env=environment())
+
+    refused = install(wheel.read_bytes() + b"tampered")
+    assert refused.returncode != 0 and "sha256" in refused.stderr
+    assert not list(tmp_path.glob("installed/honest*"))
+    installed = install(wheel.read_bytes())
+    assert installed.returncode == 0, installed.stderr
+    assert (target / "honest.py").exists()
+
+
+# What runs code that stands in a file, or may.
+LOADERS_OF_CODE = {
+    *("pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch"),
+}
+CALLS_THAT_RUN_TEXT = {"eval", "exec", "__import__", "compile"}
+METHODS_THAT_UNPICKLE = {"read_pickle", "load_model", "unsafe_load", "full_load", "load_module"}
+
+
+def dangers(text: str) -> list[str]:
+    """Returns what in a source text could run code from data or results."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import(names=names):
+                modules = {alias.name.partition(".")[0] for alias in names}
+            case ast.ImportFrom(module=str(module)):
+                modules = {module.partition(".")[0]}
+            case _:
+                modules = set()
+        found += sorted(modules & LOADERS_OF_CODE)
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+        match node.func:
+            case ast.Name(id=name) if name in CALLS_THAT_RUN_TEXT:
+                found.append(name)
+            case ast.Attribute(attr=name) if name in METHODS_THAT_UNPICKLE:
+                found.append(name)
+            case ast.Attribute(value=ast.Name(id="np" | "numpy"), attr="load"):
+                if keywords.get("allow_pickle") is not False:
+                    found.append("np.load")
+            case ast.Attribute(value=ast.Name(id="yaml"), attr="load" | "load_all"):
+                found.append("yaml.load")
+        if keywords.get("shell") or keywords.get("allow_pickle"):
+            found.append("shell or allow_pickle")
+    return found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torch.nn",
+        "eval(text)",
+        "pd.read_pickle(path)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text, yaml.Loader)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_dangers_are_seen(text):
+    assert len(dangers(text)) >= 1
+
+
+def test_nothing_here_runs_code_from_data_or_results():
+    sources = sorted((REPOSITORY / "fedutils").rglob("*.py"))
+    assert len(sources) > 50
+    found = {path.name: dangers(path.read_text()) for path in sources}
+    for path in (REPOSITORY / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        found[path.name] = dangers(re.sub(r"^\s*[%!].*$", "", code, flags=re.MULTILINE))
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self._path,))
+
+
+def test_checkpoint_with_a_pickled_object_is_refused_and_nothing_of_it_runs(tmp_path):
+    sprung = tmp_path / "sprung"
+    bait = np.array([Trap(sprung)], dtype=object)
+    np.savez(tmp_path / "round_000001.npz", leaf_0000=bait, leaves=1)
+    manager = checkpoints.CheckpointManager(tmp_path)
+    with pytest.raises(UsageError, match="delete the run's folder"):
+        asyncio.run(manager.load(1, [np.zeros([1], np.float32)]))
+    assert not sprung.exists()
+    pickle.loads(pickle.dumps(bait))
+    assert sprung.exists()  # it would have
 
 
 def test_make_alone_lists_every_target():
@@ -124,5 +278,42 @@ def test_published_results_say_where_they_came_from(path):
         notebook = nbformat.read(executed, as_version=4)
         for cell in notebook.cells:
             assert not [o for o in cell.get("outputs", []) if o.output_type == "error"]
-        text = executed.read_text()
-        assert not [folder for folder in ("home", "root", "tmp") if f"/{folder}/" in text]
+
+
+def test_published_files_name_no_path_user_or_machine():
+    """Records, provenance, tables, figures, executed and stored notebooks."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "results", "notebooks", "README.md", "docs"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    ).stdout
+    paths = [REPOSITORY / name for name in tracked.split("\0") if name]
+    if not paths:
+        pytest.skip("not a git checkout")
+    assert {".csv", ".json", ".svg", ".ipynb", ".png", ".md"} <= {path.suffix for path in paths}
+    names = {str(REPOSITORY), str(Path.home()), f"/{getpass.getuser()}/"}
+    # Names too short or too common to look for are not told apart from words.
+    names |= {name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 5}
+    traces = re.compile(
+        rb"/(home|root|tmp|Users|var/folders)/[\w.]|[A-Z]:\\\\?Users|"
+        + b"|".join(re.escape(name.encode()) for name in sorted(names))
+    )
+    found = {
+        str(path.relative_to(REPOSITORY)): match.group()
+        for path in paths
+        if path.exists() and (match := traces.search(_readable(path)))
+    }
+    assert found == {}
+
+
+def _readable(path: Path) -> bytes:
+    """Returns a file's bytes; of an executed notebook without the pictures, which are base64."""
+    content = path.read_bytes()
+    if path.suffix != ".ipynb":
+        return content
+    notebook = nbformat.reads(content.decode(), as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("image/png", None)
+    return nbformat.writes(notebook).encode()

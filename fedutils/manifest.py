@@ -1,0 +1,109 @@
+"""What a folder of published results holds: which notebook made which figure, from which code.
+
+`results/PROFILE/manifest.json` has an entry a notebook. `problems` finds what does not fit it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+
+from fedutils import provenance, results, usage
+
+NAME = "manifest.json"
+
+
+def read(folder: str | Path) -> dict[str, dict]:
+    """Returns the entries of a results folder, by notebook; none if it has no manifest."""
+    path = Path(folder) / NAME
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def enter(
+    folder: str | Path,
+    notebook: str,
+    values: Mapping[str, object],
+    used: usage.Usage,
+    machine: Mapping[str, object],
+) -> None:
+    """Enters a notebook that was just executed.
+
+    Args:
+        folder: The results folder.
+        notebook: Its name.
+        values: Its parameters.
+        used: What its execution took.
+        machine: Where it was executed (`provenance.machine`).
+    """
+    folder = Path(folder)
+    kept = {k: v for k, v in values.items() if k not in ("results_dir", "store", "data_dir")}
+    entry = {
+        "cells": cells_digest(provenance.REPOSITORY / "notebooks" / f"{notebook}.ipynb"),
+        "code": provenance.code_digest(),
+        "parameters": kept,
+        "seconds": round(used.seconds, 1),
+        "peak_memory_gib": round(used.peak_bytes / 2**30, 2),
+        "machine": dict(machine),
+        "figures": {path.name: file_digest(path) for path in _figures_of(folder, notebook)},
+    }
+    results.write_json(folder / NAME, dict(sorted({**read(folder), notebook: entry}.items())))
+
+
+def cells_digest(path: Path) -> str:
+    """Returns a digest of a notebook's code cells; its prose does not count."""
+    cells = nbformat.read(path, as_version=4).cells
+    return provenance.digest([cell.source for cell in cells if cell.cell_type == "code"])
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _figures_of(folder: Path, notebook: str) -> list[Path]:
+    number = notebook.partition("_")[0]
+    return sorted((folder / "figures").glob(f"{number}_*"))
+
+
+def problems(folder: str | Path, notebooks: list[str], source: Path) -> list[str]:
+    """Finds what in a results folder was not made by one execution of today's notebooks.
+
+    Args:
+        folder: The results folder.
+        notebooks: Names of the notebooks that it should have.
+        source: Folder of the notebooks as they are today.
+
+    Returns:
+        A sentence a problem: notebooks not executed or changed since, figures that are missing,
+        changed, or of no notebook, and figures made by other code than the records beside them.
+    """
+    folder = Path(folder)
+    entries, found, known = read(folder), [], set()
+    for name in notebooks:
+        if name not in entries or not (folder / "notebooks" / f"{name}.ipynb").exists():
+            found.append(f"{folder.name}: notebook {name} was not executed")
+            continue
+        entry = entries[name]
+        if entry["cells"] != cells_digest(source / f"{name}.ipynb"):
+            found.append(f"{folder.name}: the code of notebook {name} changed since its execution")
+        for figure, digest in entry["figures"].items():
+            path = folder / "figures" / figure
+            known.add(path)
+            if not path.exists():
+                found.append(f"{folder.name}: figure {figure} of {name} is missing")
+            elif file_digest(path) != digest:
+                found.append(f"{folder.name}: figure {figure} is not the one that {name} drew")
+    for path in sorted((folder / "figures").glob("*")):
+        if path not in known:
+            found.append(f"{folder.name}: figure {path.name} was drawn by no notebook of today")
+    codes = {entry["code"] for entry in entries.values()}
+    for name, origin in results.origins_of(folder).items():
+        if entries and origin["code"] not in codes:
+            found.append(f"{folder.name}: figures are stale: {name} was made by other code")
+    if len(codes) > 1:
+        found.append(f"{folder.name}: its notebooks were executed with different code")
+    return found

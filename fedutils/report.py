@@ -1,0 +1,103 @@
+"""README.md, written from its template and from nothing but published results.
+
+`docs/README.template.md` is a Jinja template. What it may use is in `context`; so each measured
+figure in the README is computed from records, and none can be changed by hand unnoticed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import jinja2
+import pandas as pd
+
+from fedutils import analysis, claims, manifest, notebooks, provenance, results, standings
+from fedutils.errors import UsageError
+from fedutils.units import format_bits, format_factor
+
+TEMPLATE = Path("docs") / "README.template.md"
+RACE = Path("results") / "race"
+PROFILE = Path("results") / "quick"
+REFERENCES = ("none", "tff-compression")
+
+
+def render(root: str | Path = provenance.REPOSITORY) -> str:
+    """Returns the text of README.md.
+
+    Args:
+        root: Folder of the repository.
+
+    Raises:
+        UsageError: If results are missing.
+        jinja2.UndefinedError: If the template uses what there is not.
+    """
+    root = Path(root)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+    )
+    template = environment.from_string((root / TEMPLATE).read_text(encoding="utf-8"))
+    return template.render(context(root))
+
+
+def write(root: str | Path = provenance.REPOSITORY) -> None:
+    """Writes the race's tables and figures, then README.md, from the records."""
+    root = Path(root)
+    standings.write(root / RACE)
+    results.write_text(root / "README.md", render(root))
+
+
+def context(root: Path) -> dict[str, object]:
+    """Returns what the template may use.
+
+    `race(dataset, name)` is a recipe's row of the race's table, `race_rows(dataset)` all of them,
+    `leading(dataset, n)` this project's, the references and the n best of the others; `notebooks`
+    are the entries of the profile's manifest, `questions` what each notebook asks;
+    `first_crossing(recipe, target)` tells from the profile's records what a recipe sent until a
+    target, and how many times less than plain federated averaging; `claims` are those of
+    `claims.read` by id; `bits`, `percent`, `points` and `times` write numbers.
+    """
+    rows = standings.compute(root / RACE)["recipes"]
+    executed = manifest.read(root / PROFILE)
+    if not executed:
+        raise UsageError(f"{PROFILE} has no executed notebooks: run `make reproduce`")
+
+    def race_rows(dataset: str) -> list[dict]:
+        return [row for row in rows if row["dataset"] == dataset]
+
+    def race(dataset: str, name: str) -> SimpleNamespace:
+        (found,) = [row for row in race_rows(dataset) if row["name"] == name]
+        return SimpleNamespace(**found)
+
+    def leading(dataset: str, others: int) -> list[SimpleNamespace]:
+        rows = race_rows(dataset)
+        always = [row["name"] for row in rows if row["own"] or row["name"] in REFERENCES]
+        best = [row["name"] for row in rows if row["name"] not in always][:others]
+        return [SimpleNamespace(**row) for row in rows if row["name"] in (*always, *best)]
+
+    def first_crossing(recipe: str, target: float) -> SimpleNamespace:
+        crossed = {}
+        for name in (recipe, "none"):
+            (path,) = (root / PROFILE / "records").glob(f"{name}-mnist5k-seed*.csv")
+            crossed[name] = analysis.crossing(pd.read_csv(path), target)
+        sent = crossed[recipe]["cumulative_aggregated_bits"]
+        return SimpleNamespace(
+            bits=sent, ratio=crossed["none"]["cumulative_aggregated_bits"] / sent
+        )
+
+    return {
+        "race": race,
+        "race_rows": race_rows,
+        "leading": leading,
+        "notebooks": executed,
+        "questions": {name: notebooks.question(name) for name in executed},
+        "total_seconds": sum(entry["seconds"] for entry in executed.values()),
+        "peak_memory_gib": max(entry["peak_memory_gib"] for entry in executed.values()),
+        "machine": next(iter(executed.values()))["machine"],
+        "first_crossing": first_crossing,
+        "claims": {claim.id: claim for claim in claims.read(root)},
+        "bits": format_bits,
+        "percent": lambda x: f"{x:.2%}",
+        "points": lambda x: f"{100 * x:+.2f}",
+        "times": format_factor,
+    }
