@@ -81,7 +81,7 @@ class Sleeps(OnDamage):
 
 class TakesMemory(OnDamage):
     def harm(self, data, m):
-        numbers = 25_000_000 + tf.size(data)  # more than malloc would keep and give again
+        numbers = 25_000_000 + tf.size(data)
         return tf.reduce_sum(tf.random.stateless_uniform([numbers], [1, 2]))
 
 
@@ -117,6 +117,17 @@ def test_a_decoder_that_forged_lengths_can_abuse_is_found_out(coder, ceiling, wo
     for failure in report.failures:
         assert failure.damage.endswith("forged")
         assert re.search(words, failure.problem), failure.problem
+
+
+def test_memory_is_seen_even_if_malloc_had_kept_it():
+    on_top = []  # Malloc returns only what is on top of the heap.
+    for size in (3_000_000, 2_500_000):  # The end of large ones tells it not to map the others.
+        arrays = [np.ones(size) for _ in range(40)]
+        on_top.append([bytes(5000) for _ in range(100)])
+        del arrays
+    before = fuzz._fresh_peak()
+    array = np.ones(12_500_000)
+    assert fuzz._peak() - before > 0.9 * array.nbytes
 
 
 def test_a_payload_is_the_same_alone():
