@@ -123,7 +123,7 @@ def test_memory_is_seen_even_if_malloc_had_kept_it():
     on_top = []  # Malloc returns only what is on top of the heap.
     for size in (3_000_000, 2_500_000):  # The end of large ones tells it not to map the others.
         arrays = [np.ones(size) for _ in range(40)]
-        on_top.append([bytes(5000) for _ in range(100)])
+        on_top.append([bytes(1_000_000) for _ in range(10)])
         del arrays
     before = fuzz._fresh_peak()
     array = np.ones(12_500_000)
