@@ -60,6 +60,8 @@ class Worker:
         """
         if self._stub is not None and self._process.poll() is None and self._stub.is_ready:
             return self._stub
+        if self._process is not None:
+            print("TFF's worker process died; computing again in a new one", flush=True)
         for _ in range(_ATTEMPTS):
             self.stop()
             if self._start():
@@ -131,7 +133,6 @@ class _RetryingContext(tff.framework.SyncExecutionContext):
                         f"TFF's worker process died {_ATTEMPTS} times in one computation. Is there "
                         "memory left? What was computed before is kept; the same command resumes."
                     ) from error
-                print("TFF's worker process died; computing again in a new one", flush=True)
 
 
 @functools.cache

@@ -116,6 +116,9 @@ def test_a_run_whose_worker_dies_again_and_again_has_the_same_records(tmp_path, 
         (folder,) = (tmp_path / name).iterdir()
         table = pd.read_csv(folder / "records.csv").drop(columns=["seconds", "evaluation_seconds"])
         kept[name] = table.to_csv()
+        told = output.count("worker process died; computing again in a new one")
+        # The last one may have died when there was nothing left to compute.
+        assert killed - 1 <= told <= killed
     assert killed > 3
     assert kept["left"] == kept["killed"]
 
