@@ -1,20 +1,18 @@
 """Numbers that others or we have published, each computed anew.
 
 `docs/claims.toml` holds them: who says it and where, what we get, and how far apart the two may
-be. `CHECKS` are the computations that it names.
+be. The computations that it names are those of `checks`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from fedutils import provenance
+from fedutils.checks import CHECKS
 from fedutils.errors import UsageError
 
 CLAIMS = Path("docs") / "claims.toml"
@@ -28,7 +26,7 @@ class Claim:
         id: Its name.
         source: Who says it: paper and section, or `this project`.
         says: What the number is.
-        check: Name of the computation (`CHECKS`).
+        check: Name of the computation (`checks.CHECKS`).
         ours: What it gave when the claim was entered.
         tolerance: How far from `ours` and from `published` it may be, as a share of them.
         published: The number; None if the source gives a bound.
@@ -116,132 +114,3 @@ def check(claim: Claim, root: str | Path = provenance.REPOSITORY) -> Iterator[st
 
 def _near(value: float, number: float, tolerance: float) -> bool:
     return abs(value - number) <= tolerance * abs(number)
-
-
-# The computations. Each has the repository's folder as its first argument.
-
-
-def _parameters(root: Path, classes: int) -> int:
-    from fedutils import models
-
-    return models.cnn(classes, seed=0).count_params()
-
-
-def _equal_figures(root: Path) -> int:
-    """How many of the study's forty cumulative figures we print digit for digit."""
-    from fedutils import study
-
-    equal = 0
-    for recipe in ("none", "tff-compression"):
-        table = study.comparison(recipe)
-        for direction in ("broadcast", "aggregated"):
-            equal += (table[f"{direction} published"] == table[f"{direction} ours"]).sum()
-    return equal
-
-
-def _study_ratio(root: Path, both: bool = False) -> float:
-    from fedutils import ledger, study
-
-    directions = list(ledger.Direction) if both else [ledger.Direction.AGGREGATED]
-    plain, compressed = study.bill("none"), study.bill("tff-compression")
-    return sum(map(plain.bits, directions)) / sum(map(compressed.bits, directions))
-
-
-def _gaussian(size: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(size).astype(np.float32)
-
-
-def _measured(recipe: str, arguments: dict, size: int) -> tuple[float, float]:
-    """Bits a parameter and NMSE of a codec on independent Gaussian numbers."""
-    from fedutils import distortion
-    from fedutils.codecs import recipes as codec_recipes
-
-    codec = getattr(codec_recipes, recipe)([(size,)], **arguments)
-    ((bits, nmse),) = distortion.measure(codec, _gaussian(size)[None])
-    return bits, nmse
-
-
-def _nmse(root: Path, codec: str, size: int = 2**20, **arguments) -> float:
-    return _measured(codec, arguments, size)[1]
-
-
-def _bits(root: Path, codec: str, size: int = 2**20, **arguments) -> float:
-    return _measured(codec, arguments, size)[0]
-
-
-def _lloyd_max(root: Path, bits: int) -> float:
-    """Distortion of the levels that we use for the standard Gaussian, by integration."""
-    from fedutils.codecs import nonuniform
-
-    levels = np.asarray(nonuniform.gaussian_levels(bits), np.float64)
-    x = np.linspace(-9, 9, 400_001)
-    density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-    nearest = levels[np.abs(x[:, None] - levels).argmin(axis=1)]
-    return float(np.sum(density * (x - nearest) ** 2) * (x[1] - x[0]))
-
-
-def _extreme(root: Path, codec: str, size: int = 2**16, **arguments) -> float:
-    """NMSE of a codec on the vector that natural compression does worst on: 4/3 everywhere."""
-    from fedutils import distortion
-    from fedutils.codecs import recipes as codec_recipes
-
-    built = getattr(codec_recipes, codec)([(size,)], **arguments)
-    ((_, nmse),) = distortion.measure(built, np.full([1, size], 4 / 3, np.float32))
-    return nmse
-
-
-def _zeros_bits(root: Path, codec: str, size: int = 2**20) -> float:
-    """Bits a parameter of an update that is zero."""
-    from fedutils import distortion
-    from fedutils.codecs import recipes as codec_recipes
-
-    built = getattr(codec_recipes, codec)([(size,)])
-    update = np.zeros([1, size], np.float32)
-    update[0, 0] = 1.0
-    ((bits, _),) = distortion.measure(built, update)
-    return bits
-
-
-def _race(root: Path, recipe: str, measure: str, dataset: str = "emnist") -> float:
-    from fedutils import standings
-
-    for row in standings.compute(root / "results" / "race")["recipes"]:
-        if (row["name"], row["dataset"]) == (recipe, dataset):
-            if row[measure] is None:
-                raise UsageError(f"{recipe} has no {measure} on {dataset}")
-            return row[measure]
-    raise UsageError(f"{recipe} did not run on {dataset}")
-
-
-def _race_ratio(
-    root: Path, recipe: str, other: str, measure: str, dataset: str = "emnist"
-) -> float:
-    """How many times more another recipe has of a measure."""
-    return _race(root, other, measure, dataset) / _race(root, recipe, measure, dataset)
-
-
-def _lead(root: Path, dataset: str = "emnist") -> float:
-    """How many times fewer bits to the last target than the best recipe of the literature."""
-    from fedutils import standings
-
-    rows = standings.compute(root / "results" / "race")["recipes"]
-    bits = {True: [], False: []}
-    for row in rows:
-        if row["dataset"] == dataset and row["uplink_bits_97"] is not None:
-            bits[row["own"]].append(row["uplink_bits_97"])
-    return min(bits[False]) / min(bits[True])
-
-
-CHECKS: dict[str, Callable[..., float]] = {
-    "parameters": _parameters,
-    "equal figures": _equal_figures,
-    "study ratio": _study_ratio,
-    "nmse": _nmse,
-    "bits": _bits,
-    "worst nmse": _extreme,
-    "bits of zeros": _zeros_bits,
-    "lloyd-max": _lloyd_max,
-    "race": _race,
-    "race ratio": _race_ratio,
-    "lead": _lead,
-}

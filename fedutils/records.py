@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import errno
+import time
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedutils import ledger, results
@@ -17,7 +21,11 @@ _STRINGS = {
 
 
 class RecordKeeper(tff.program.ReleaseManager):
-    """Turns what TFF's loop releases into a run's records: a CSV file, TensorBoard, progress."""
+    """Turns what TFF's loop releases into a run's records: a CSV file, TensorBoard, progress.
+
+    The loop measures times by the system's clock. That may be set back in a run, so the keeper is
+    told when a round begins and when its training ends, and takes times itself.
+    """
 
     def __init__(
         self,
@@ -33,15 +41,29 @@ class RecordKeeper(tff.program.ReleaseManager):
             bill: Ledger of one round.
             clients: Clients of a round.
             shown: Shows each record to the person who waits.
+
+        Raises:
+            UsageError: If they cannot be written.
         """
         self._folder, self._bill, self._clients = folder, bill, clients
         self._rows = results.read_rows(folder.records_path)
-        self._managers = [tff.program.TensorBoardReleaseManager(folder.tensorboard), shown]
+        with self._events_written():
+            self._managers = [tff.program.TensorBoardReleaseManager(folder.tensorboard), shown]
+        self._began = self._trained = time.monotonic()
+
+    def begin_round(self) -> None:
+        """Takes the time at which a round begins."""
+        self._began = time.monotonic()
+
+    def end_training(self) -> None:
+        """Takes the time at which a round has trained and its evaluation, if any, begins."""
+        self._trained = time.monotonic()
 
     async def release(self, value: Mapping[str, object], key: int) -> None:
         """Records the metrics that TFF's loop releases after round `key`.
 
         Raises:
+            UsageError: If it cannot be written.
             ValueError: If strings crossed whose lengths were not measured.
         """
         # A run that was killed between its record and its checkpoint repeats that round.
@@ -50,8 +72,19 @@ class RecordKeeper(tff.program.ReleaseManager):
         self._rows.append(row)
         results.write_rows(self._folder.records_path, self._rows)
         present = {name: number for name, number in row.items() if number is not None}
-        for manager in self._managers:
-            await manager.release(present, key)
+        with self._events_written():
+            for manager in self._managers:
+                await manager.release(present, key)
+
+    @contextlib.contextmanager
+    def _events_written(self) -> Iterator[None]:
+        """Raises UsageError if TensorFlow cannot write TensorBoard's events in the body."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            full = isinstance(error, tf.errors.ResourceExhaustedError)
+            reason = OSError(errno.ENOSPC if full else errno.EIO, error.message)
+            raise results.not_written(self._folder.tensorboard, reason) from error
 
     def _row(self, value: Mapping[str, object], key: int) -> dict[str, object]:
         train = value.get("client_work", {}).get("train", {})
@@ -79,10 +112,9 @@ class RecordKeeper(tff.program.ReleaseManager):
             row[f"cumulative_{name}_bits"] = of_round + int(
                 before.get(f"cumulative_{name}_bits", 0)
             )
-        row["seconds"] = _seconds(value, tff.simulation.TRAINING_TIME_KEY)
-        row["evaluation_seconds"] = _seconds(
-            value, tff.simulation.EVALUATION_METRICS_PREFIX + tff.simulation.EVALUATION_TIME_KEY
-        )
+        ended = time.monotonic()
+        row["seconds"] = round(self._trained - self._began, 3) if train else None
+        row["evaluation_seconds"] = round(ended - self._trained, 3)
         row.update((name, _number(v)) for name, v in measured.items())
         return row
 
@@ -119,7 +151,3 @@ def _number(value: object) -> int | float | None:
     if value.dtype == np.float32:
         return float(str(value[()]))
     return round(value.item(), 9) if value.dtype.kind == "f" else value.item()
-
-
-def _seconds(value: Mapping[str, object], key: str) -> float | None:
-    return round(value[key], 3) if key in value else None

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedutils import (
@@ -207,24 +203,22 @@ def _train(
     recorded = folder.recorded()
     process = build_process(config, federated.classes)
     evaluate = models.Evaluator(config.model, federated.classes, *federated.test_arrays())
-    with _events_written(folder):
-        keeper = records.RecordKeeper(
-            folder,
-            ledger.of(process.next),
-            config.clients_per_round,
-            progress.Progress(config.recipe, config.rounds),
-        )
-    released = _Released(keeper, folder)
+    keeper = records.RecordKeeper(
+        folder,
+        ledger.of(process.next),
+        config.clients_per_round,
+        progress.Progress(config.recipe, config.rounds),
+    )
     stop = threading.Event()
 
     def select(round_number: int) -> list:
         if stop.is_set():
             raise KeyboardInterrupt
-        released.begin_round()
+        keeper.begin_round()
         return cohorts.datasets(round_number)
 
     def evaluation_is_due(round_number: int) -> bool:
-        released.end_training()
+        keeper.end_training()
         return round_number % config.eval_every == 0 or round_number == config.rounds
 
     def train() -> object:
@@ -242,7 +236,7 @@ def _train(
             ),
             # A state beyond the records is of no use: rounds would be missing from them.
             program_state_manager=checkpoints.CheckpointManager(folder.checkpoints, recorded),
-            metrics_managers=[released],
+            metrics_managers=[keeper],
         )
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
@@ -261,50 +255,6 @@ def _train(
             "wall_seconds": round(time.monotonic() - begin, 1),
         }
     )
-
-
-class _Released(tff.program.ReleaseManager):
-    """What TFF's loop releases, on its way to the records.
-
-    The loop measures times by the system's clock. That may be set back in a run, so they are
-    replaced by those of a clock that only goes forward.
-    """
-
-    def __init__(self, keeper: records.RecordKeeper, folder: results.Run) -> None:
-        self._keeper, self._folder = keeper, folder
-        self._begin, self._trained = time.monotonic(), time.monotonic()
-
-    def begin_round(self) -> None:
-        self._begin = time.monotonic()
-
-    def end_training(self) -> None:
-        self._trained = time.monotonic()
-
-    async def release(self, value: Mapping[str, object], key: int) -> None:
-        """Records what was measured after round `key`.
-
-        Raises:
-            UsageError: If it cannot be written.
-        """
-        seconds = {
-            tff.simulation.TRAINING_TIME_KEY: self._trained - self._begin,
-            tff.simulation.EVALUATION_METRICS_PREFIX
-            + tff.simulation.EVALUATION_TIME_KEY: time.monotonic() - self._trained,
-        }
-        corrected = {name: seconds.get(name, measured) for name, measured in value.items()}
-        with _events_written(self._folder):
-            await self._keeper.release(corrected, key)
-
-
-@contextlib.contextmanager
-def _events_written(folder: results.Run) -> Iterator[None]:
-    """Raises UsageError if TensorFlow cannot write TensorBoard's events in the body."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        full = isinstance(error, tf.errors.ResourceExhaustedError)
-        reason = OSError(errno.ENOSPC if full else errno.EIO, error.message)
-        raise results.not_written(folder.tensorboard, reason) from error
 
 
 def _digest_of_weights(weights: tff.learning.models.ModelWeights) -> str:
