@@ -19,6 +19,7 @@ is told from a good one, except with probability 2^-32 (it is no defence against
 """
 
 import dataclasses
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
+
+from fedutils.codecs.entropy.nonzeros import NonzeroCoder, Nonzeros, spread
 
 Params = Mapping[str, tf.Tensor]
 """What server and clients share in this round: name -> float32 scalar, or vector (a context)."""
@@ -37,12 +40,12 @@ Length = int | tf.Tensor
 class Encoded(NamedTuple):
     """What a stage makes of its input.
 
-    values: the vector for the next stage, of `Stage.emits` dtype.
+    values: the vector for the next stage, of `Stage.emits` dtype (or its `Nonzeros`).
     side: `Stage.side_size()` float32 scalars (or one float32 vector) for the decoder.
     ok: False if the input cannot be encoded; the client then sends an empty string.
     """
 
-    values: tf.Tensor
+    values: tf.Tensor | Nonzeros
     side: Sequence[tf.Tensor] | tf.Tensor = ()
     ok: tf.Tensor | bool = True
 
@@ -62,6 +65,11 @@ class Stage:
     unbiased: over the seeds, the decoded vector's expectation is the input.
     lossless: the decoded vector is the input, bit for bit.
     needs_seed: the decoder must know the seed, so the payload carries it.
+    elementwise: `decode` makes an element of an element, wherever it is, so that equal ones need
+      be decoded once.
+
+    One that makes most elements 0 may have a method `encode_nonzeros` beside `encode`, whose
+    `Encoded` has `Nonzeros` for values.
     """
 
     takes: ClassVar[tf.DType] = tf.float32
@@ -69,6 +77,7 @@ class Stage:
     unbiased: ClassVar[bool] = True
     lossless: ClassVar[bool] = False
     needs_seed: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
 
     def side_size(self) -> int:
         """How many float32 numbers `encode` hands to `decode`."""
@@ -102,7 +111,8 @@ class Coder(Protocol):
 
     It takes int32 symbols, unless it has an attribute `takes = tf.float32`. One whose model the
     server and the clients share has a method `for_round(params)`, which gives the coder to use,
-    and `default_params`, like a stage.
+    and `default_params`, like a stage. One that sees but the nonzeros is a `NonzeroCoder`: between
+    it and stages that go along, no vector is made.
     """
 
     def encode(self, values: tf.Tensor) -> tf.Tensor:
@@ -193,13 +203,22 @@ class Codec:
 
         def encode_finite():
             y, side, ok = x, [], tf.constant(True)
+            coder = self.coder_for(params)
             for i, stage in enumerate(self.stages):
-                encoded = stage.encode(y, params, tf.stack([word, i]))
+                encode = stage.encode
+                if stage is self.stages[-1] and isinstance(coder, NonzeroCoder):
+                    encode = getattr(stage, "encode_nonzeros", encode)
+                encoded = encode(y, params, tf.stack([word, i]))
                 y = encoded.values
                 side.append(tf.reshape(tf.cast(encoded.side, tf.float32), [stage.side_size()]))
                 ok = ok & encoded.ok & tf.reduce_all(tf.math.is_finite(side[-1]))
+            if isinstance(y, Nonzeros):
+                m = tf.cast(self._lengths(length_of(x))[-1], tf.int64)
+                body = coder.encode_nonzeros(y, m)
+            else:
+                body = coder.encode(y)
             fields = [to_bytes(word)] * self.needs_seed + [to_bytes(s) for s in side]
-            rest = to_string(tf.concat([*fields, self.coder_for(params).encode(y)], axis=0))
+            rest = to_string(tf.concat([*fields, body], axis=0))
             return tf.where(ok, self.frame(rest, params, tf.size(x)), "")
 
         return tf.cond(is_finite(x), encode_finite, lambda: tf.constant(""))
@@ -242,19 +261,23 @@ class Codec:
             sides.append(from_bytes(data[:size], tf.float32))
             data = data[size:]
         lengths = self._lengths(n)
-        y, ok = self.coder_for(params).decode(data, lengths[-1])
+        coder, where = self.coder_for(params), None
+        if isinstance(coder, NonzeroCoder):
+            where, y, ok = coder.decode_nonzeros(data, lengths[-1])
+        else:
+            y, ok = coder.decode(data, lengths[-1])
         for i, stage in reversed(list(enumerate(self.stages))):
-            seed = tf.stack([word, i])
-            y, stage_ok = stage.decode(y, sides[i], params, seed, lengths[i])
+            if where is not None and not stage.elementwise:
+                y, where = spread(where, y, lengths[i + 1]), None
+            y, stage_ok = stage.decode(y, sides[i], params, tf.stack([word, i]), lengths[i])
             ok = ok & stage_ok
+        if where is not None:
+            y = spread(where, y, n)
         return Decoded(y, ok)
 
     def _lengths(self, n: Length) -> list[Length]:
         """The vector's length before each stage, and before the coder."""
-        lengths = [n]
-        for stage in self.stages:
-            lengths.append(stage.length(lengths[-1]))
-        return lengths
+        return list(itertools.accumulate(self.stages, lambda m, stage: stage.length(m), initial=n))
 
     def frame(self, rest: tf.Tensor, params: Params, n: Length) -> tf.Tensor:
         """The payload with this rest: four bytes of check, then the rest (a scalar string)."""

@@ -12,6 +12,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from fedutils.codecs.base import Decoded, Encoded, Stage, length_of, total
+from fedutils.codecs.entropy.nonzeros import nonzeros_among
 
 _LARGEST = 2.0**24
 
@@ -42,6 +43,7 @@ class Nearest(Quantizer):
     """Rounds to the nearest integer: least error, but biased."""
 
     unbiased: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = True
 
     def rounded(self, x, seed):
         """round(x)."""
@@ -52,11 +54,18 @@ class Nearest(Quantizer):
 class Stochastic(Quantizer):
     """Rounds up with the probability of the fraction: unbiased, variance f (1 - f)."""
 
-    def encode(self, x, params, seed):
+    elementwise: ClassVar[bool] = True
+
+    def rounded(self, x, seed):
         """x rounded at random to one of its two neighbours."""
+        return stochastic_round(x, seed)
+
+    def encode_nonzeros(self, x, params, seed):
+        """The same, without a vector of zeros."""
         positions, rounded = _rounded_away_from_zero(x, seed)
         ok = tf.reduce_all(tf.abs(rounded) <= _LARGEST)
-        return Encoded(_spread(positions, tf.cast(rounded, tf.int32), x), ok=ok)
+        symbols, m = tf.cast(rounded, tf.int32), tf.size(x, tf.int64)
+        return Encoded(nonzeros_among(positions, symbols, m), ok=ok)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +84,8 @@ class Systematic(Quantizer):
     """
 
     shapes: tuple[tuple[int, ...], ...] = ()
+
+    elementwise: ClassVar[bool] = True
 
     def rounded(self, x, seed):
         """Rounds."""
@@ -207,11 +218,11 @@ def stochastic_round(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     be: with a step of hundreds of standard deviations, most fractions are tiny.
     """
     positions, rounded = _rounded_away_from_zero(x, seed)
-    return _spread(positions, rounded, x)
+    return tf.scatter_nd(positions[:, None], rounded, tf.shape(x, tf.int64))
 
 
 def _rounded_away_from_zero(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`stochastic_round` where it may be other than zero: positions int64[k, 1], float32[k].
+    """`stochastic_round` where it may be other than zero: positions int64[k], float32[k].
 
     An element is rounded up if its fraction is above a draw of 31 bits. Eight of them are
     enough to see that most small numbers become 0; only the others need the rest.
@@ -219,19 +230,14 @@ def _rounded_away_from_zero(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, t
     n = length_of(x)
     draws = tf.random.stateless_uniform([(n + 3) // 4], seed, None, None, tf.int32, alg="philox")
     coarse = tf.reshape(tf.bitcast(draws, tf.uint8), [-1])[:n]
-    positions = tf.where(tf.cast(coarse, tf.float32) <= tf.abs(x) * 2.0**8)
-    coarse, x = tf.gather_nd(coarse, positions), tf.gather_nd(x, positions)
+    positions = tf.where(tf.cast(coarse, tf.float32) <= tf.abs(x) * 2.0**8)[:, 0]
+    coarse, x = tf.gather(coarse, positions), tf.gather(x, positions)
     fine = tf.random.stateless_uniform(tf.shape(x), seed + 1, None, None, tf.int32, alg="philox")
     draws = tf.cast(coarse, tf.int32) * 2**23 + tf.bitwise.bitwise_and(fine, 2**23 - 1)
     magnitude = tf.abs(x)
     below = tf.floor(magnitude)
     up = draws < tf.cast((magnitude - below) * 2.0**31, tf.int32)
     return positions, tf.sign(x) * (below + tf.cast(up, tf.float32))
-
-
-def _spread(positions: tf.Tensor, values: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """A vector, as long as `like`, with the values at the positions and zeros elsewhere."""
-    return tf.scatter_nd(positions, values, tf.shape(like, tf.int64))
 
 
 def _run(x: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:

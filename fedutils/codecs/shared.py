@@ -22,7 +22,13 @@ import tensorflow as tf
 from fedutils.codecs.base import Decoded, Encoded, Stage, length_of, total
 from fedutils.codecs.entropy import known, lines
 from fedutils.codecs.entropy.lines import LEVELS, Layout
-from fedutils.codecs.entropy.nonzeros import Nonzeros, ascending, nonzeros_of, place
+from fedutils.codecs.entropy.nonzeros import (
+    NonzeroCoder,
+    Nonzeros,
+    ascending,
+    nonzeros_of,
+    symbols_of,
+)
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -221,40 +227,39 @@ class SharedContext:
 
 
 @dataclasses.dataclass(frozen=True)
-class _RoundContext:
+class _RoundContext(NonzeroCoder):
     shapes: Shapes
     exponent: float
     lines: tf.Tensor
 
-    def encode(self, symbols: tf.Tensor) -> tf.Tensor:
-        """int32[m] -> uint8[...]."""
-        return known.encode(*self._classified(symbols))
+    def encode_nonzeros(self, nonzeros, m):
+        """See `NonzeroCoder`."""
+        return known.encode(*self._classified(nonzeros, m))
 
     def fields(self, symbols: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
         """What `encode` writes, by what it tells; see `known.fields`."""
-        return known.fields(*self._classified(symbols))
+        return known.fields(*self._classified(nonzeros_of(symbols), tf.size(symbols, tf.int64)))
 
-    def _classified(self, symbols: tf.Tensor) -> tuple[Nonzeros, tf.Tensor, tf.Tensor]:
+    def _classified(self, found: Nonzeros, m: tf.Tensor) -> tuple[Nonzeros, tf.Tensor, tf.Tensor]:
         """The nonzeros class after class, the classes that there are, and their sizes."""
-        layout, found = lines.layout_of(self.shapes), nonzeros_of(symbols)
-        size = tf.size(symbols, tf.int64)
+        layout = lines.layout_of(self.shapes)
 
         def ordered():
             order = self._order()
             positions = lines.position_of(order, lines.locate(layout, found.positions))
-            which = ascending(positions, size)
+            which = ascending(positions, m)
             nonzeros = tf.gather(positions, which), tf.gather(found.values, which)
             return *nonzeros, order.classes, order.class_sizes
 
         positions, values, classes, sizes = tf.cond(
-            tf.equal(size, layout.total),
+            tf.equal(m, layout.total),
             ordered,
-            lambda: (found.positions, found.values, tf.zeros([1], tf.int64), size[None]),
+            lambda: (found.positions, found.values, tf.zeros([1], tf.int64), m[None]),
         )
         return Nonzeros(positions, values, found.centre), classes, sizes
 
-    def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """uint8[...] -> (int32[m], ok); zeros if not ok."""
+    def decode_nonzeros(self, data, m):
+        """See `NonzeroCoder`."""
         layout, m = lines.layout_of(self.shapes), tf.cast(m, tf.int64)
         order, fits = self._order(), tf.equal(m, layout.total)
         classes, sizes = tf.cond(
@@ -270,7 +275,7 @@ class _RoundContext:
             lambda: found.positions,
         )
         ok &= tf.size(data, tf.int64) <= limit
-        return place(index, found.values, found.centre, m, ok)
+        return index, *symbols_of(found.values, found.centre, ok)
 
     def _order(self) -> lines.Order:
         layout = lines.layout_of(self.shapes)

@@ -23,6 +23,8 @@ class Scale(Stage):
 
     unit: float = 1.0
 
+    elementwise: ClassVar[bool] = True
+
     def statistic(self, x: tf.Tensor) -> tf.Tensor:
         """float32[n] -> float32 scalar, proportional to x."""
         raise NotImplementedError(f"{type(self).__name__} does not define its statistic.")
@@ -78,6 +80,8 @@ class Step(Stage):
 
     size: float = 1.0
 
+    elementwise: ClassVar[bool] = True
+
     def default_params(self):
         """The quantization step to start from."""
         return {"step": self.size}
@@ -120,6 +124,8 @@ class WeightUnit(Stage):
 
     guess: float = 100.0
 
+    elementwise: ClassVar[bool] = True
+
     def default_params(self):
         """The unit to start from."""
         return {"weight_unit": self.guess}
@@ -144,6 +150,8 @@ class ClientStep(Stage):
 
     size: float = 1.0
     guess: float = 100.0
+
+    elementwise: ClassVar[bool] = True
 
     def default_params(self):
         """The quantization step and the unit of weight to start from."""

@@ -1,10 +1,14 @@
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from fedutils import fuzz
+from fedutils.codecs import base
 from fedutils.codecs.base import Decoded, Encoded, Stage, chain, from_bytes, tensors, to_bytes
+from fedutils.codecs.entropy.nonzeros import NonzeroCoder
 from fedutils.codecs.entropy.packing import FixedWidth
 from fedutils.codecs.floats import Raw, SparseFloats
 from fedutils.codecs.quantizers import Dithered, Nearest
@@ -141,3 +145,58 @@ def test_sparse_floats_reject_positions_beyond_the_vector():
     data = coder.encode(np.float32([0, 0, 0, 0, 5]))
     assert bool(coder.decode(data, 5).ok)
     assert not bool(coder.decode(data, 4).ok)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Densely:
+    """A coder of nonzeros that is only seen to take and give vectors."""
+
+    coder: NonzeroCoder
+    name: str
+
+    def __repr__(self):
+        return self.name
+
+    def encode(self, symbols):
+        return self.coder.encode(symbols)
+
+    def decode(self, data, m):
+        return self.coder.decode(data, m)
+
+    def bound_bits(self, m):
+        return self.coder.bound_bits(m)
+
+
+SPARSELY = {
+    name: codec
+    for name, codec in fuzz.codecs(fuzz.LAYOUT).items()
+    if isinstance(codec.coder_for(base.tensors(codec.default_params())), NonzeroCoder)
+}
+
+
+@pytest.mark.parametrize("name", SPARSELY)
+def test_no_vector_between_stages_and_coder_changes_nothing(name):
+    """With and without vectors, payloads and what they decode to are the same, bit for bit."""
+    codec, n = SPARSELY[name], base.total(fuzz.LAYOUT)
+    params = base.tensors(codec.default_params())
+    densely = base.Codec(codec.stages, Densely(codec.coder_for(params), repr(codec.coder)))
+    both = [codec, densely]
+
+    @functools.partial(tf.function, autograph=False, input_signature=[tf.TensorSpec([n])])
+    def twice(x):
+        payloads = [c.encode(x, params, tf.constant([1, 2])) for c in both]
+        return payloads, [c.decode(p, params, n) for c, p in zip(both, payloads, strict=True)]
+
+    rng = np.random.default_rng(5)
+    dense, nonzeros = rng.standard_normal(n), 0
+    for x in (dense, dense + 3, dense * (rng.random(n) < 0.01), dense * 0, dense**9):
+        (few, many), (sparse_values, dense_values) = twice(tf.constant(x, tf.float32))
+        assert few == many
+        assert sparse_values.ok and dense_values.ok
+        assert sparse_values.values.numpy().tobytes() == dense_values.values.numpy().tobytes()
+        nonzeros += np.count_nonzero(sparse_values.values)
+    assert nonzeros
+
+
+def test_some_stages_and_coders_need_no_vector():
+    assert {"default", "mitchell", "adaptive", "two-way"} <= set(SPARSELY)

@@ -5,11 +5,11 @@ import dataclasses
 import tensorflow as tf
 
 from fedutils.codecs.entropy import segments
-from fedutils.codecs.entropy.nonzeros import nonzeros_of, place
+from fedutils.codecs.entropy.nonzeros import NonzeroCoder, symbols_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Ans:
+class Ans(NonzeroCoder):
     """Symbols as independent and identically distributed, coded by interleaved rANS.
 
     Mostly zero symbols take time and bits for their nonzeros only.
@@ -19,17 +19,16 @@ class Ans:
         """Most bits a payload of `m` symbols can have."""
         return segments.bound_bits(m)
 
-    def encode(self, symbols: tf.Tensor) -> tf.Tensor:
-        """int32[m] -> uint8[...]."""
-        size = tf.size(symbols, tf.int64)[None]
-        return segments.encode(nonzeros_of(symbols), size, segments.no_side())
+    def encode_nonzeros(self, nonzeros, m):
+        """See `NonzeroCoder`."""
+        return segments.encode(nonzeros, m[None], segments.no_side())
 
-    def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """uint8[...] -> (int32[m], ok); zeros if not ok."""
+    def decode_nonzeros(self, data, m):
+        """See `NonzeroCoder`."""
         m = tf.cast(m, tf.int64)
         known = segments.bound_bits(m) // 8
         opened = segments.open_payload(data[:known], m)
         positions, ok = segments.positions(opened, m[None])
         _, whole = segments.read_flags(opened, tf.zeros([], tf.int64))
         ok &= opened.ok & whole & (tf.size(data, tf.int64) <= known)
-        return place(positions, opened.values, opened.centre, m, ok)
+        return positions, *symbols_of(opened.values, opened.centre, ok)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from fedutils.codecs.entropy import bitio, lines, segments
 from fedutils.codecs.entropy.lines import LEVELS, Layout, Where
-from fedutils.codecs.entropy.nonzeros import Nonzeros, ascending, nonzeros_of, place
+from fedutils.codecs.entropy.nonzeros import NonzeroCoder, Nonzeros, ascending, symbols_of
 
 # Half octaves between levels; the first is one level for all, the second one for all lines that
 # have a nonzero.
@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Context:
+class Context(NonzeroCoder):
     """rANS with row and column contexts.
 
     shapes: of the variables that lie one after the other in the vector.
@@ -59,24 +59,22 @@ class Context:
         count, lists = len(layout.line_list), len(layout.list_lines)
         return segments.bound_bits(m, count, lists, count) + 8 * 25 * lists
 
-    def encode(self, symbols: tf.Tensor) -> tf.Tensor:
-        """int32[m] -> uint8[...]."""
+    def encode_nonzeros(self, nonzeros, m):
+        """See `NonzeroCoder`."""
         layout = lines.layout_of(self.shapes)
-        found = nonzeros_of(symbols)
-        size = tf.size(symbols, tf.int64)
 
         def plain():
-            return found.positions, found.values, size[None], *segments.no_side()
+            return nonzeros.positions, nonzeros.values, m[None], *segments.no_side()
 
         def modelled():
-            where = lines.locate(layout, found.positions)
-            model, gain = fit(layout, where, found.values)
+            where = lines.locate(layout, nonzeros.positions)
+            model, gain = fit(layout, where, nonzeros.values)
 
             def ordered():
                 order = lines.order_of(layout, model.level, _scale(model.choice, model.base))
                 positions = lines.position_of(order, where)
-                values = found.values * tf.gather(model.sign, where.column)
-                which = ascending(positions, size)
+                values = nonzeros.values * tf.gather(model.sign, where.column)
+                which = ascending(positions, m)
                 positions, values = tf.gather(positions, which), tf.gather(values, which)
                 return positions, values, order.class_sizes, *_side(layout, model)
 
@@ -84,13 +82,13 @@ class Context:
 
         # The choice is of what is coded, not of how: the coder stands in the graph once, and its
         # loop inside one cond less. (TFF's graph optimizer aborts on loops in nested conds.)
-        chosen = tf.cond(tf.equal(size, layout.total), modelled, plain)
+        chosen = tf.cond(tf.equal(m, layout.total), modelled, plain)
         positions, values, sizes, *side = chosen
-        nonzeros = Nonzeros(positions, values, found.centre)
-        return segments.encode(nonzeros, sizes, segments.Side(*side))
+        ordered = Nonzeros(positions, values, nonzeros.centre)
+        return segments.encode(ordered, sizes, segments.Side(*side))
 
-    def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """uint8[...] -> (int32[m], ok); zeros if not ok."""
+    def decode_nonzeros(self, data, m):
+        """See `NonzeroCoder`."""
         layout = lines.layout_of(self.shapes)
         m = tf.cast(m, tf.int64)
         limit = self.bound_bits(m) // 8
@@ -117,7 +115,7 @@ class Context:
 
         index, values, ok = tf.cond(tf.size(opened.header) > 0, modelled, plain)
         ok &= opened.ok & (tf.size(data, tf.int64) <= limit)
-        return place(index, values, opened.centre, m, ok)
+        return index, *symbols_of(values, opened.centre, ok)
 
 
 def fit(layout: Layout, where: Where, values: tf.Tensor) -> tuple[Model, tf.Tensor]:

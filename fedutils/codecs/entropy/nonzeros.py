@@ -42,6 +42,20 @@ def nonzeros_of(symbols: tf.Tensor) -> Nonzeros:
     return tf.cond(4 * tf.size(positions) > 3 * tf.size(symbols), centred, as_they_are)
 
 
+def nonzeros_among(positions: tf.Tensor, symbols: tf.Tensor, m: tf.Tensor) -> Nonzeros:
+    """As `nonzeros_of` m symbols: int32[k] at ascending int64[k], all others being 0."""
+
+    def few():
+        live = tf.where(symbols)[:, 0]
+        values = tf.cast(tf.gather(symbols, live), tf.int64)
+        return Nonzeros(tf.gather(positions, live), values, tf.constant(0, tf.int64))
+
+    def many():
+        return nonzeros_of(tf.scatter_nd(positions[:, None], symbols, m[None]))
+
+    return tf.cond(4 * tf.size(symbols, tf.int64) > 3 * m, many, few)
+
+
 def ascending(positions: tf.Tensor, m: tf.Tensor) -> tf.Tensor:
     """Which of the positions, int64[k] below m and all different, is first, second, …: int64[k]."""
 
@@ -56,16 +70,44 @@ def ascending(positions: tf.Tensor, m: tf.Tensor) -> tf.Tensor:
     return tf.cond(_SPARSE * k < tf.cast(m, tf.int64), by_sorting, by_marking)
 
 
-def place(
-    positions: tf.Tensor, values: tf.Tensor, centre: tf.Tensor, m: tf.Tensor, ok: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """int32[m] with `values` at `positions`, plus `centre`; zeros and False if not ok.
+class NonzeroCoder:
+    """A coder that sees symbols as their nonzeros; subclasses say how these are coded.
 
-    All int64; ok becomes False if a symbol is not an int32.
+    Stages that have only the nonzeros, or want only them, need no vector (see `base.Codec`).
     """
-    symbols = tf.concat([values + centre, [centre]], 0)
-    ok &= tf.reduce_all(tf.equal(symbols, tf.cast(tf.cast(symbols, tf.int32), tf.int64)))
-    # Casts keep the low 32 bits, of which the sum is right.
-    values, centre = (tf.cast(x, tf.int32) * tf.cast(ok, tf.int32) for x in (values, centre))
-    symbols = tf.scatter_nd(positions[:, None], values, tf.cast(m, tf.int64)[None])
-    return tf.cond(tf.equal(centre, 0), lambda: symbols, lambda: symbols + centre), ok
+
+    def encode(self, symbols: tf.Tensor) -> tf.Tensor:
+        """int32[m] -> uint8[...]."""
+        return self.encode_nonzeros(nonzeros_of(symbols), tf.size(symbols, tf.int64))
+
+    def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """uint8[...] -> (int32[m], ok); zeros if not ok."""
+        positions, symbols, ok = self.decode_nonzeros(data, m)
+        return spread(positions, symbols, m), ok
+
+    def encode_nonzeros(self, nonzeros: Nonzeros, m: tf.Tensor) -> tf.Tensor:
+        """Nonzeros among m (int64 scalar) symbols -> uint8[...]."""
+        raise NotImplementedError(f"{type(self).__name__} does not define encode_nonzeros.")
+
+    def decode_nonzeros(
+        self, data: tf.Tensor, m: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """uint8[...] -> (int64[k] positions, int32[k + 1] symbols as for `spread`, ok)."""
+        raise NotImplementedError(f"{type(self).__name__} does not define decode_nonzeros.")
+
+
+def symbols_of(values: tf.Tensor, centre: tf.Tensor, ok: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Symbols of nonzeros, and behind them that of all others: int32[k + 1]; zeros if not ok.
+
+    values and centre are int64; ok becomes False if a symbol is not an int32.
+    """
+    symbols = tf.concat([values, [0]], 0) + centre
+    narrow = tf.cast(symbols, tf.int32)
+    ok &= tf.reduce_all(tf.equal(symbols, tf.cast(narrow, tf.int64)))
+    return narrow * tf.cast(ok, tf.int32), ok
+
+
+def spread(positions: tf.Tensor, values: tf.Tensor, m: tf.Tensor | int) -> tf.Tensor:
+    """The vector of m elements with values[i] at positions[i], and values[-1] elsewhere."""
+    rest = tf.fill(tf.reshape(tf.cast(m, tf.int64), [1]), values[-1])
+    return tf.tensor_scatter_nd_update(rest, positions[:, None], values[:-1])

@@ -5,11 +5,11 @@ import dataclasses
 import tensorflow as tf
 
 from fedutils.codecs.entropy import known
-from fedutils.codecs.entropy.nonzeros import nonzeros_of, place
+from fedutils.codecs.entropy.nonzeros import NonzeroCoder, nonzeros_of, symbols_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Sparse:
+class Sparse(NonzeroCoder):
     """Rice codes of the gaps between nonzeros, and exceptions from size 1; see `known`.
 
     For payloads of some hundred bytes: beside its numbers it sends some 30 bits.
@@ -19,22 +19,22 @@ class Sparse:
         """Most bits a payload of `m` symbols can have."""
         return known.bound_bits(m, 1)
 
-    def encode(self, symbols: tf.Tensor) -> tf.Tensor:
-        """int32[m] -> uint8[...]."""
-        return known.encode(*_one_class(tf.size(symbols, tf.int64), nonzeros_of(symbols)))
+    def encode_nonzeros(self, nonzeros, m):
+        """See `NonzeroCoder`."""
+        return known.encode(nonzeros, *_one_class(m))
 
     def fields(self, symbols: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
         """What `encode` writes, by what it tells; see `known.fields`."""
-        return known.fields(*_one_class(tf.size(symbols, tf.int64), nonzeros_of(symbols)))
+        return known.fields(nonzeros_of(symbols), *_one_class(tf.size(symbols, tf.int64)))
 
-    def decode(self, data: tf.Tensor, m: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """uint8[...] -> (int32[m], ok); zeros if not ok."""
+    def decode_nonzeros(self, data, m):
+        """See `NonzeroCoder`."""
         m = tf.cast(m, tf.int64)
         limit = self.bound_bits(m) // 8
-        found, ok = known.decode(data[:limit], tf.zeros([1], tf.int64), m[None])
+        found, ok = known.decode(data[:limit], *_one_class(m))
         ok &= tf.size(data, tf.int64) <= limit
-        return place(found.positions, found.values, found.centre, m, ok)
+        return found.positions, *symbols_of(found.values, found.centre, ok)
 
 
-def _one_class(size, nonzeros):
-    return nonzeros, tf.zeros([1], tf.int64), size[None]
+def _one_class(m):
+    return tf.zeros([1], tf.int64), m[None]
