@@ -1,4 +1,7 @@
-"""The command line: `fedutils …`. TensorFlow is imported by the commands that need it."""
+"""The command line: `fedutils …`.
+
+Commands import what they need themselves, so that help and completion are there at once.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,18 @@ from pathlib import Path
 
 import click
 
-from fedutils import __version__, results
+from fedutils import __version__, completion
 from fedutils.errors import UsageError
+
+STORE = Path("results") / "runs"
+"""Folder of run folders, where `results` has it."""
+
+_EPILOG = """
+\b
+Begin with `fedutils check`. Completion of commands, options and names, in bash
+(for zsh or fish: zsh_source, fish_source):
+  eval "$(_FEDUTILS_COMPLETE=bash_source fedutils)"
+"""
 
 
 def _plain_errors(command: Callable) -> Callable:
@@ -27,7 +40,10 @@ def _plain_errors(command: Callable) -> Callable:
     return wrapped
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
 @click.version_option(__version__)
 def main() -> None:
     """Federated averaging with compressed communication, every bit counted."""
@@ -36,7 +52,11 @@ def main() -> None:
 
 
 _DATASET = click.option(
-    "--dataset", default="mnist5k", show_default=True, help="mnist5k, emnist or synthetic."
+    "--dataset",
+    default="mnist5k",
+    show_default=True,
+    help="mnist5k, emnist or synthetic.",
+    shell_complete=completion.one_of(completion.DATASETS),
 )
 _DATA_DIR = click.option(
     "--data-dir",
@@ -44,9 +64,20 @@ _DATA_DIR = click.option(
     envvar="FEDUTILS_DATA",
     help="Folder of downloaded data.  [default: $FEDUTILS_DATA or ~/.cache/fedutils]",
 )
-
-
-_MODEL = click.option("--model", default="cnn", show_default=True, help="cnn, dense or logistic.")
+_MODEL = click.option(
+    "--model",
+    default="cnn",
+    show_default=True,
+    help="cnn, dense or logistic.",
+    shell_complete=completion.one_of(completion.MODELS),
+)
+_RECIPE = click.option(
+    "--recipe",
+    default="none",
+    show_default=True,
+    help="See `fedutils list`.",
+    shell_complete=completion.one_of(completion.RECIPES),
+)
 
 
 def _data_options(command: Callable) -> Callable:
@@ -63,6 +94,7 @@ def _data_options(command: Callable) -> Callable:
             default="dirichlet",
             show_default=True,
             help="How mnist5k is dealt to clients: dirichlet, iid or shards.",
+            shell_complete=completion.one_of(completion.PARTITIONS),
         ),
         click.option(
             "--concentration",
@@ -78,7 +110,7 @@ def _data_options(command: Callable) -> Callable:
 
 
 @main.command()
-@click.option("--recipe", default="none", show_default=True, help="See `fedutils list`.")
+@_RECIPE
 @_MODEL
 @_data_options
 @click.option("--rounds", default=10, show_default=True, help="Number of rounds.")
@@ -98,7 +130,7 @@ def _data_options(command: Callable) -> Callable:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=results.DEFAULT_STORE,
+    default=STORE,
     show_default=True,
     help="Folder of run folders.",
 )
@@ -121,6 +153,7 @@ def run(dataset, classes, partition, concentration, data_dir, out, **settings) -
     default="all",
     show_default=True,
     help="Names with commas between them, or own, literature or all.",
+    shell_complete=completion.some_of(("own", "literature", "all", *completion.RECIPES)),
 )
 @_DATASET
 @_DATA_DIR
@@ -136,14 +169,14 @@ def run(dataset, classes, partition, concentration, data_dir, out, **settings) -
 @click.option(
     "--store",
     type=click.Path(path_type=Path),
-    default=results.DEFAULT_STORE,
+    default=STORE,
     show_default=True,
     help="Folder of run folders.",
 )
 @click.option("--fresh", is_flag=True, help="Train anew even what has records.")
 @_plain_errors
 def race(names, dataset, data_dir, seeds, rounds, out, store, fresh) -> None:
-    """Run all recipes, or some, under one protocol; tabulate what accuracy costs in bits.
+    """Run recipes under one protocol; tabulate accuracy and bits.
 
     Records that are in the folder are not made again, and its tables are made of all of them.
     """
@@ -156,7 +189,7 @@ def race(names, dataset, data_dir, seeds, rounds, out, store, fresh) -> None:
 
 
 @main.command()
-@click.option("--recipe", default="none", show_default=True, help="See `fedutils list`.")
+@_RECIPE
 @_MODEL
 @click.option("--clients", default=10, show_default=True, help="Clients in the round.")
 @click.option("--rounds", default=10, show_default=True, help="Rounds to add up.")
@@ -187,6 +220,53 @@ def bits(recipe, model, clients, rounds, classes) -> None:
         click.echo(f"round {done - 1:>2}, {totals}")
 
 
+_A_STRING = """
+\b
+A PAYLOAD is made in Python (UPDATE: float32, as long as the model):
+  from fedutils import dissection
+  wire = dissection.wire_of("mitchell", dissection.layout_of("cnn", 10))
+  open("update.bin", "wb").write(dissection.encode(UPDATE, wire, weight=100))
+and read by: fedutils inspect update.bin --codec mitchell
+"""
+
+
+@main.command(epilog=_A_STRING)
+@click.argument("path", metavar="PAYLOAD|RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--codec",
+    help="PAYLOAD: the recipe whose codec made it.",
+    shell_complete=completion.one_of(completion.COMPRESSING),
+)
+@_MODEL
+@click.option("--classes", default=10, show_default=True, help="PAYLOAD: labels of its model.")
+@_plain_errors
+def inspect(path, codec, model, classes) -> None:
+    """Tell where the bits of a run, or of one client's string, went.
+
+    RUN is a run's folder (results/runs/…) or the published records of one
+    (results/quick/records/….csv). PAYLOAD is a file of the bytes that one client sent; which codec
+    made it, and for which model, must be said.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: expected a run's folder or records, or a payload")
+    if path.is_dir() or path.suffix == ".csv":
+        if codec:
+            raise UsageError(f"--codec is for a payload, but {path} is a run: leave it out")
+        from fedutils import spending
+
+        click.echo(spending.text(spending.of(path)))
+        return
+    if not codec:
+        raise UsageError(
+            f"{path} does not say which codec made it: name it with --codec "
+            f"({', '.join(completion.COMPRESSING)})"
+        )
+    from fedutils import dissection
+
+    wire = dissection.wire_of(codec, dissection.layout_of(model, classes))
+    click.echo(dissection.text(dissection.of(path.read_bytes(), wire)))
+
+
 @main.command("list")
 def list_recipes() -> None:
     """Print the recipes: name, paper, what each does."""
@@ -198,8 +278,14 @@ def list_recipes() -> None:
 
 
 @main.command()
-@click.argument("names", nargs=-1)
-@click.option("--profile", default="quick", show_default=True, help="smoke, quick or full.")
+@click.argument("names", nargs=-1, shell_complete=completion.notebook)
+@click.option(
+    "--profile",
+    default="quick",
+    show_default=True,
+    help="smoke, quick or full.",
+    shell_complete=completion.one_of(completion.PROFILES),
+)
 @click.option(
     "-p",
     "--parameter",
@@ -237,7 +323,13 @@ def check() -> None:
 
 
 @main.command()
-@click.option("--profile", default="quick", show_default=True, help="Whose results to show.")
+@click.option(
+    "--profile",
+    default="quick",
+    show_default=True,
+    help="Whose results to show.",
+    shell_complete=completion.one_of(completion.PROFILES),
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -245,7 +337,7 @@ def check() -> None:
 )
 @_plain_errors
 def html(profile, out) -> None:
-    """Make a web site of the executed notebooks, the README and the race."""
+    """Make a web site of executed notebooks, README and race."""
     from fedutils import site
 
     click.echo(site.build(Path("results") / profile, out or Path("build") / "html" / profile))
@@ -272,7 +364,7 @@ def claims(ids) -> None:
 @main.command()
 @_plain_errors
 def report() -> None:
-    """Write the race's tables and figures and README.md from the published records."""
+    """Write tables, figures and README.md from published records."""
     from fedutils import report
 
     report.write()
@@ -281,7 +373,10 @@ def report() -> None:
 @main.command()
 @_plain_errors
 def verify() -> None:
-    """Check that README, tables, figures, records and claims agree; fail if they do not."""
+    """Check that README, figures, records and claims agree.
+
+    Tables are checked too; whatever does not agree is told, and the command fails.
+    """
     from fedutils import verify
 
     found = 0
@@ -300,7 +395,7 @@ def verify() -> None:
 @click.option("--case", type=int, help="One payload, by its number, of --codec.")
 @_plain_errors
 def fuzz(payloads, seed, name, case) -> None:
-    """Send every decoder damaged and forged payloads; fail if one does harm."""
+    """Send decoders damaged and forged payloads; fail on harm."""
     from fedutils import fuzz
 
     if case is not None and not name:

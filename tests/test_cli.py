@@ -1,7 +1,7 @@
 import pytest
 from support import fedutils
 
-from fedutils import study
+from fedutils import cli, results, study
 from fedutils.ledger import Direction
 
 
@@ -35,6 +35,9 @@ def test_bits_prints_the_published_figures(recipe):
         (["bits", "--clients", "0"], "must be positive"),
         (["notebook", "--profile", "smoke", "-p", "RUONDS=2"], "no notebook here has a parameter"),
         (["notebook", "-p", "rounds"], "given as NAME=VALUE"),
+        (["inspect", "nowhere.bin"], "nowhere.bin does not exist"),
+        (["inspect", "results", "--codec", "top-k"], "--codec is for a payload"),
+        (["inspect", "LICENSE"], "LICENSE does not say which codec made it"),
     ],
 )
 def test_bad_input_is_one_clear_line_before_training(arguments, words, tmp_path):
@@ -54,8 +57,14 @@ def test_list_names_every_recipe():
 
 def test_help_is_quick_and_names_the_commands():
     result = fedutils("--help", timeout=20)
-    for command in ("run", "bits", "list", "notebook", "check"):
+    for command in ("run", "bits", "list", "notebook", "check", "inspect"):
         assert f"\n  {command} " in result.stdout
+    assert "_FEDUTILS_COMPLETE=bash_source" in result.stdout
+    assert "..." not in result.stdout.partition("Commands:")[2]
+
+
+def test_folder_of_runs_is_that_of_the_library():
+    assert cli.STORE == results.DEFAULT_STORE
 
 
 def test_check_tries_all_that_the_notebooks_need(no_process_left):
