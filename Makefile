@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 NOTEBOOKS := $(sort $(basename $(notdir $(wildcard notebooks/*.ipynb))))
 
 # NAME=VALUE on make's command line is a notebook parameter, unless make itself uses the name.
-OWN := PROFILE=% TESTS=% PORT=% PYTHON=% PAYLOADS=%
+OWN := PROFILE=% TESTS=% PORT=% PYTHON=% PAYLOADS=% REPOSITORY=% REF=%
 PARAMETERS = $(foreach v,$(filter-out $(OWN),$(MAKEOVERRIDES)),-p '$(v)')
 # README.md tells what the quick profile found: it is written anew with that.
 REPORT = $(if $(PARAMETERS)$(filter-out quick,$(PROFILE))$(if $(wildcard results/race/race.json),,x),:,$(BIN)/fedutils report)
@@ -120,6 +120,12 @@ lab: setup  ## Open the notebooks in JupyterLab
 .PHONY: html
 html: setup  ## Make a web site of the executed notebooks of results/PROFILE in build/html/PROFILE
 	@$(BIN)/fedutils html --profile '$(PROFILE)'
+
+# What it changes in pyproject.toml changes nothing that is installed.
+.PHONY: address
+address: setup  ## Name REPOSITORY=https://github.com/OWNER/NAME, where Colab fetches it, [REF=tag]
+	@$(BIN)/fedutils address $(if $(REPOSITORY),--repository '$(REPOSITORY)') $(if $(REF),--ref '$(REF)')
+	@touch $(READY)
 
 .PHONY: lock
 lock: setup  ## Resolve requirements.in anew into requirements.lock (hashed; no index named)

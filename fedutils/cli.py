@@ -389,6 +389,20 @@ def verify() -> None:
 
 
 @main.command()
+@click.option("--repository", help="https://github.com/OWNER/NAME.  [default: as it is]")
+@click.option("--ref", help="Tag or branch that is fetched.  [default: as it is]")
+@_plain_errors
+def address(repository, ref) -> None:
+    """Name the repository from which Colab fetches notebooks, wherever it is named."""
+    from fedutils import address
+
+    now = address.read()
+    chosen = address.Address((repository or now.repository).rstrip("/"), ref or now.ref)
+    for path in address.write(chosen):
+        click.echo(f"{path.name}: {chosen.repository} at {chosen.ref}")
+
+
+@main.command()
 @click.option("--payloads", default=5000, show_default=True, help="How many, over all codecs.")
 @click.option("--seed", default=1, show_default=True, help="Of the damage.")
 @click.option("--codec", "name", help="One codec instead of all.")

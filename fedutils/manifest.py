@@ -54,9 +54,15 @@ def enter(
 
 
 def cells_digest(path: Path) -> str:
-    """Returns a digest of a notebook's code cells; its prose does not count."""
+    """Returns a digest of a notebook's code cells.
+
+    Prose does not count, nor the cell for Colab: it does nothing elsewhere and names an address.
+    """
     cells = nbformat.read(path, as_version=4).cells
-    return provenance.digest([cell.source for cell in cells if cell.cell_type == "code"])
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    return provenance.digest(
+        [cell.source for cell in code if "colab" not in cell.metadata.get("tags", [])]
+    )
 
 
 def file_digest(path: Path) -> str:
