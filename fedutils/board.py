@@ -7,6 +7,16 @@ import shlex
 
 from fedutils import results
 
+# Colab's page shows a server of its machine only through its proxy.
+_FRAME = """
+google.colab.kernel.proxyPort(%d, {cache: true}).then((url) => {
+  const frame = document.createElement("iframe");
+  frame.src = url;
+  frame.style = "width: 100%%; height: 800px; border: 0";
+  document.body.append(frame);
+});
+"""
+
 
 def show(*runs: results.Run) -> None:
     """Opens TensorBoard on the events of runs; headless, says how to open it instead."""
@@ -16,8 +26,27 @@ def show(*runs: results.Run) -> None:
         print("Executed without a person: TensorBoard is not opened. To open it later:")
         print(f"  .venv/bin/tensorboard {arguments}")
         return
+    if os.environ.get("FEDUTILS_COLAB"):
+        _show_in_colab(shlex.split(arguments))
+        return
     from IPython import get_ipython
 
     shell = get_ipython()
     shell.run_line_magic("load_ext", "tensorboard")
     shell.run_line_magic("tensorboard", arguments)
+
+
+def _show_in_colab(arguments: list[str]) -> None:
+    """Starts TensorBoard, or finds it started, and shows it in Colab's page.
+
+    Its own notebook extension would point the page at a port of the reader's machine: it runs in
+    a kernel that does not look like Colab's (`fedutils.colab`).
+    """
+    from IPython.display import Javascript, display
+    from tensorboard import manager
+
+    started = manager.start(arguments)
+    if isinstance(started, manager.StartLaunched | manager.StartReused):
+        display(Javascript(_FRAME % started.info.port))
+    else:
+        print(f"TensorBoard did not start: {started}")

@@ -41,7 +41,7 @@ HERE = "%%colab"  # first line of a cell that is not handed on, such as one that
 
 _ATTRIBUTE = "python311"  # of the shell: how a cell finds the kernel that it is handed to
 _START_SECONDS = 120.0
-_COMPLETION_SECONDS = 2.0
+_COMPLETION_SECONDS = 5.0
 _END_SECONDS = 5.0
 # What steers Colab's Python, pip, uv, make or Matplotlib would mislead another Python's.
 _FOREIGN = (
@@ -205,6 +205,7 @@ class Kernel:
     def _launch(self, python: Path, file: str) -> subprocess.Popen:
         # Colab's settings of IPython would load extensions that its own Python alone has.
         settings = ["--IPKernelApp.extensions=[]", "--HistoryManager.enabled=False"]
+        settings.append("--Completer.use_jedi=False")  # it takes seconds to start
         with self._log.open("wb") as log:
             return subprocess.Popen(
                 [str(python), "-m", "ipykernel_launcher", "-f", file, *settings],
@@ -213,6 +214,7 @@ class Kernel:
                     PATH=os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)]),
                     IPYTHONDIR=self._folder.name,
                     JPY_PARENT_PID=str(os.getpid()),  # the kernel ends when this process does
+                    PYDEVD_DISABLE_FILE_VALIDATION="1",  # no warning about a debugger
                     FEDUTILS_COLAB="1",
                 ),
                 stdin=subprocess.DEVNULL,
@@ -244,7 +246,10 @@ class Kernel:
         may_ask = getattr(self._shell.kernel, "_allow_stdin", True)
         content = dict(code=code, silent=False, store_history=True, user_expressions={})
         content.update(allow_stdin=may_ask, stop_on_error=False)
+        number = f"get_ipython().execution_count = {self._shell.displayhook.prompt_count}"
+        numbering = dict(content, code=number, silent=True, store_history=False)
         with self._interrupts_passed_on():
+            self.ask("execute_request", numbering)  # as tracebacks should say it
             reply = self.ask("execute_request", content)
         if reply is None:
             _uninstall(self)
