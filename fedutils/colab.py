@@ -107,24 +107,27 @@ def _run(command: list[str], path: str) -> None:
         stderr=subprocess.STDOUT,
         universal_newlines=True,
     )
-    try:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-    finally:
-        process.stdout.close()
-        if sys.exc_info()[0] is not None:
+    with process:
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+        except BaseException:
             process.terminate()
-        status = process.wait()
-    if status:
+            raise
+    if process.returncode:
         _stop(
-            f"`{' '.join(command)}` failed with exit status {status}; its messages stand above. "
-            "Run this cell again. If that does not help, run the notebooks on Linux with `make`, "
-            "as the README says."
+            f"`{' '.join(command)}` failed with exit status {process.returncode}; its messages "
+            "stand above. Run this cell again. If that does not help, run the notebooks on Linux "
+            "with `make`, as the README says."
         )
 
 
 def _environment(**changed: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_FOREIGN) or "INDEX" in name  # where packages come from may stay
+    }
     return {**kept, **changed}
 
 

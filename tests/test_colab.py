@@ -8,15 +8,18 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
+import IPython.display
 import nbformat
 import papermill
 import pytest
+import tensorboard.manager
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpec
 from support import REPOSITORY, environment
 
-from fedutils import address, colab, manifest, notebooks
+from fedutils import address, board, colab, manifest, notebooks
 from fedutils.errors import UsageError
 
 NAMES = notebooks.names()
@@ -195,6 +198,23 @@ def test_uv_of_the_lock_comes_with_its_hashes(tmp_path):
     lines = (tmp_path / "uv.lock").read_text().splitlines()
     assert re.fullmatch(r"uv==[\d.]+ \\", lines[0]) and len(lines) > 2
     assert all(line.strip().startswith("--hash=sha256:") for line in lines[1:])
+
+
+def test_tensorboard_is_shown_through_the_proxy_of_colab(tmp_path, monkeypatch):
+    shown, started = [], []
+    run = SimpleNamespace(folder=tmp_path, tensorboard=tmp_path / "a folder")
+
+    def start(arguments):
+        started.append(arguments)
+        return tensorboard.manager.StartLaunched(SimpleNamespace(port=4321))
+
+    monkeypatch.setattr(tensorboard.manager, "start", start)
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.setenv("FEDUTILS_COLAB", "1")
+    monkeypatch.delenv("FEDUTILS_HEADLESS", raising=False)
+    board.show(run)
+    assert started == [["--logdir_spec", f"{tmp_path.name}:{tmp_path}/a folder", "--port", "0"]]
+    assert "proxyPort(4321," in shown[0].data
 
 
 # Cells, handed from a kernel to another.
