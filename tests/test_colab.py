@@ -298,7 +298,7 @@ class Kernel:
             allow_stdin=bool(answers),
             output_hook=output,
             stdin_hook=answer,
-            timeout=120,
+            timeout=300,
             **options,
         )
         return outputs, reply["content"]
