@@ -49,4 +49,5 @@ def _show_in_colab(arguments: list[str]) -> None:
     if isinstance(started, manager.StartLaunched | manager.StartReused):
         display(Javascript(_FRAME % started.info.port))
     else:
-        print(f"TensorBoard did not start: {started}")
+        print("TensorBoard did not start. To see why:")
+        print(f"  .venv/bin/tensorboard {shlex.join(arguments)}")

@@ -200,7 +200,7 @@ def test_uv_of_the_lock_comes_with_its_hashes(tmp_path):
     assert all(line.strip().startswith("--hash=sha256:") for line in lines[1:])
 
 
-def test_tensorboard_is_shown_through_the_proxy_of_colab(tmp_path, monkeypatch):
+def test_tensorboard_is_shown_through_the_proxy_of_colab(tmp_path, monkeypatch, capsys):
     shown, started = [], []
     run = SimpleNamespace(folder=tmp_path, tensorboard=tmp_path / "a folder")
 
@@ -215,6 +215,9 @@ def test_tensorboard_is_shown_through_the_proxy_of_colab(tmp_path, monkeypatch):
     board.show(run)
     assert started == [["--logdir_spec", f"{tmp_path.name}:{tmp_path}/a folder", "--port", "0"]]
     assert "proxyPort(4321," in shown[0].data
+    monkeypatch.setattr(tensorboard.manager, "start", tensorboard.manager.StartTimedOut)
+    board.show(run)
+    assert "did not start" in capsys.readouterr().out and len(shown) == 1
 
 
 # Cells, handed from a kernel to another.
