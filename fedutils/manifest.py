@@ -50,7 +50,8 @@ def enter(
         "machine": dict(machine),
         "figures": {path.name: file_digest(path) for path in _figures_of(folder, notebook)},
     }
-    results.write_json(folder / NAME, dict(sorted({**read(folder), notebook: entry}.items())))
+    with results.locked(folder):  # other notebooks may be executed at the same time
+        results.write_json(folder / NAME, dict(sorted({**read(folder), notebook: entry}.items())))
 
 
 def cells_digest(path: Path) -> str:

@@ -144,8 +144,8 @@ def _name(config: dict) -> str:
 
 
 def _publish(made: results.Run, folder: Path) -> None:
+    results.publish([made], folder, name_of=lambda run: _name(run.config))
     with results.locked(folder):
-        results.publish([made], folder, name_of=lambda run: _name(run.config))
         standings.write_tables(folder, standings.compute(folder))  # figures wait for the last run
 
 

@@ -48,7 +48,8 @@ class RecordKeeper(tff.program.ReleaseManager):
         self._folder, self._bill, self._clients = folder, bill, clients
         self._rows = results.read_rows(folder.records_path)
         with self._events_written():
-            self._managers = [tff.program.TensorBoardReleaseManager(folder.tensorboard), shown]
+            self._board = tff.program.TensorBoardReleaseManager(folder.tensorboard)
+        self._shown = shown
         self._began = self._trained = time.monotonic()
 
     def begin_round(self) -> None:
@@ -73,8 +74,10 @@ class RecordKeeper(tff.program.ReleaseManager):
         results.write_rows(self._folder.records_path, self._rows)
         present = {name: number for name, number in row.items() if number is not None}
         with self._events_written():
-            for manager in self._managers:
-                await manager.release(present, key)
+            # As arrays: TensorFlow keeps every Python number of which it ever made a tensor.
+            arrays = {name: np.asarray(number) for name, number in present.items()}
+            await self._board.release(arrays, key)
+        await self._shown.release(present, key)
 
     @contextlib.contextmanager
     def _events_written(self) -> Iterator[None]:

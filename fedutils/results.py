@@ -84,11 +84,19 @@ class Run:
     def finish(self, origin: dict) -> None:
         """Writes the provenance, which marks the run as finished, and drops its checkpoints."""
         write_json(self.folder / "provenance.json", origin)
+        self.drop_checkpoints()
+
+    def drop_checkpoints(self) -> None:
+        """Removes the checkpoints: a finished run needs none."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Holds the run for this process; see `locked`."""
-        return locked(self.folder)
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process; removes half-written files of one that was killed."""
+        with locked(self.folder):
+            for leftover in self.folder.rglob("*.partial"):  # only who holds the run writes here
+                leftover.unlink(missing_ok=True)
+            yield
 
 
 @contextlib.contextmanager
@@ -120,13 +128,14 @@ def open_run(store: str | os.PathLike, name: str, config: dict, decides: dict) -
     Raises:
         UsageError: If the folder cannot be written to.
     """
-    folder = Path(store) / f"{name}-{provenance.digest(config, decides)[:12]}"
+    run = Run(Path(store) / f"{name}-{provenance.digest(config, decides)[:12]}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with run.locked():
+            write_json(run.folder / "config.json", config)
     except OSError as error:
         raise not_written(Path(store), error) from error
-    write_json(folder / "config.json", config)
-    return Run(folder)
+    return run
 
 
 def not_written(folder: Path, error: OSError) -> UsageError:
@@ -212,16 +221,18 @@ def publish(
             not given.
     """
     folder = Path(folder)
-    origins = origins_of(folder)
-    for run in runs:
-        name = name_of(run)
-        path = folder / "records" / f"{name}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = run.records_path.read_text(encoding="utf-8")
-        write_text(path, text)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        origins[name] = {"config": run.config, **run.provenance, "records_sha256": digest}
-    write_json(folder / "provenance.json", dict(sorted(origins.items())))
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):  # notebooks that are executed at the same time publish here too
+        origins = origins_of(folder)
+        for run in runs:
+            name = name_of(run)
+            path = folder / "records" / f"{name}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = run.records_path.read_text(encoding="utf-8")
+            write_text(path, text)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            origins[name] = {"config": run.config, **run.provenance, "records_sha256": digest}
+        write_json(folder / "provenance.json", dict(sorted(origins.items())))
 
 
 def origins_of(folder: str | os.PathLike) -> dict[str, dict]:

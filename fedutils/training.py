@@ -193,6 +193,8 @@ def run(
         if found.provenance is None or found.recorded() < config.rounds:
             runtime.start()
             _train(config, federated, cohorts, found)
+        else:
+            found.drop_checkpoints()  # it may have been killed before it did
     return found
 
 

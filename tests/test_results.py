@@ -98,3 +98,35 @@ def test_publish_keeps_other_entries(tmp_path):
     assert published == ["none-synthetic-seed1.csv", "none-synthetic-seed2.csv"]
     text = (tmp_path / "published" / "provenance.json").read_text()
     assert '"c1"' in text and '"c2"' in text
+
+
+PUBLISH = (
+    "import sys; from fedutils import results\n"
+    "for k in range(20):\n"
+    "    run = results.Run(sys.argv[1])\n"
+    "    results.publish([run], sys.argv[2], name_of=lambda run: f'{sys.argv[3]}{k}')\n"
+)
+
+
+def test_two_that_publish_at_once_lose_nothing(tmp_path):
+    """As two notebooks do that are executed at the same time."""
+    run = results.open_run(tmp_path / "store", "run", {}, {})
+    results.write_rows(run.records_path, [{"round": 0}])
+    run.finish({"commit": "c"})
+    command = [sys.executable, "-c", PUBLISH, run.folder, tmp_path / "published"]
+    both = [subprocess.Popen([*command, name]) for name in "ab"]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert len(results.origins_of(tmp_path / "published")) == 40
+
+
+def test_leftovers_of_a_killed_process_are_removed_by_the_next(tmp_path):
+    run = results.open_run(tmp_path, "run", {}, {})
+    run.checkpoints.mkdir()
+    halves = [
+        run.folder / "records.csv.17.partial",
+        run.checkpoints / "round_000001.npz.17.partial",
+    ]
+    for path in halves:
+        path.write_text("half")
+    with run.locked():
+        assert not any(path.exists() for path in halves)
