@@ -8,6 +8,7 @@ when the Python process dies in any other way.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import functools
 import os
 import subprocess
@@ -25,8 +26,14 @@ _MAX_MESSAGE_BYTES = 2_000_000_000
 _START_SECONDS = 60.0
 _DYING_SECONDS = 1.0
 _ATTEMPTS = 3
-# Sums split among threads round differently. Clients of a round still train at the same time.
-_ENVIRONMENT = {"TF_NUM_INTRAOP_THREADS": "1"}
+_ENVIRONMENT = {
+    # Sums split among threads round differently. Clients of a round still train at the same time.
+    "TF_NUM_INTRAOP_THREADS": "1",
+    # A heap for each thread keeps what another thread could use: memory would grow for hundreds of
+    # rounds.
+    "MALLOC_ARENA_MAX": "1",
+}
+_M_ARENA_MAX = -8  # the same for a process that runs already: malloc.h
 
 
 class Worker:
@@ -137,6 +144,7 @@ class _RetryingContext(tff.framework.SyncExecutionContext):
 
 @functools.cache
 def _context() -> tff.framework.SyncExecutionContext:
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     worker = Worker()
     atexit.register(worker.stop)
     worker.stub()  # start it now, so that a machine that cannot run it says so early
