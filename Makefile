@@ -133,6 +133,12 @@ lock: setup  ## Resolve requirements.in anew into requirements.lock (hashed; no 
 	  --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
 	  --override requirements.overrides --output-file requirements.lock requirements.in
 
+# pip-audit asks PyPI about each locked package; it is not installed here, and not in the lock.
+.PHONY: audit
+audit: setup  ## Ask for known vulnerabilities of all locked packages (needs internet)
+	@$(BIN)/uv tool run --quiet --python $(BIN)/python pip-audit==2.10.1 \
+	  --strict --require-hashes --disable-pip --requirement requirements.lock
+
 .PHONY: clean
 clean:  ## Remove .venv, build and the local run folders (published results stay)
 	rm -rf $(VENV) build results/runs .pytest_cache .ruff_cache fedutils.egg-info

@@ -1,12 +1,15 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
-from support import REPOSITORY, fedutils
+from support import REPOSITORY, environment, fedutils
 
-from fedutils import notebooks
+from fedutils import manifest, notebooks
 from fedutils.errors import UsageError
 
 NAMES = notebooks.names()
@@ -100,3 +103,24 @@ def test_only_what_changed_is_executed_again(tmp_path):
     assert "00_setup: done" in other.stdout
     shutil.rmtree(tmp_path / "notebooks")
     assert "00_setup: done" in fedutils(*arguments).stdout
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+def test_two_executions_at_once_in_one_results_folder(tmp_path, no_process_left):
+    """Their kernels meet at one run: it is made once, and both executions are whole."""
+    name = "01_baseline_fedavg"
+    values = {"results_dir": tmp_path / "out", "store": tmp_path / "store"}
+    command = [Path(sys.executable).with_name("fedutils"), "notebook", name, "--profile", "smoke"]
+    command += ["--force", *(word for k, v in values.items() for word in ("-p", f"{k}={v}"))]
+    options = dict(stdout=subprocess.PIPE, text=True, env=environment(), cwd=REPOSITORY)
+    both = [subprocess.Popen(command, **options) for _ in range(2)]
+    said = [process.communicate(timeout=500)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    (run,) = (tmp_path / "store").iterdir()
+    (published,) = (tmp_path / "out" / "records").glob("*.csv")
+    assert published.read_bytes() == (run / "records.csv").read_bytes()
+    assert set(manifest.read(tmp_path / "out")) == {name}
+    left = {path.name for path in (tmp_path / "out" / "notebooks").iterdir()}
+    assert left == {f"{name}.ipynb"}
+    nbformat.validate(nbformat.read(tmp_path / "out" / "notebooks" / f"{name}.ipynb", 4))

@@ -15,6 +15,8 @@ import pytest
 import tensorflow as tf
 from support import REPOSITORY, environment
 
+from fedutils import data, results, training
+
 START = "from fedutils import runtime; runtime.start(); print('ready', flush=True); "
 
 
@@ -127,10 +129,9 @@ def test_a_run_whose_worker_dies_again_and_again_has_the_same_records(tmp_path, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_interrupted_make_leaves_nothing(number, tmp_path, no_process_left):
     """Interrupts `make 01_baseline_fedavg` while its notebook trains."""
-    results = tmp_path / "results"
     command = [
         *("make", "01_baseline_fedavg", "PROFILE=smoke", "ROUNDS=5000"),
-        *(f"STORE={tmp_path / 'store'}", f"RESULTS_DIR={results}"),
+        *(f"STORE={tmp_path / 'store'}", f"RESULTS_DIR={tmp_path / 'results'}"),
     ]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), start_new_session=True)
     deadline = time.monotonic() + 240
@@ -145,15 +146,35 @@ def test_interrupted_make_leaves_nothing(number, tmp_path, no_process_left):
 
 
 @pytest.mark.slow
-def test_killed_make_leaves_nothing(tmp_path, no_process_left):
+def test_killed_make_leaves_nothing_and_the_same_command_goes_on(tmp_path, no_process_left):
+    """Kills `make` alone, then `make` with all that it started; the third time it is left."""
     command = [
-        *("make", "01_baseline_fedavg", "PROFILE=smoke", "ROUNDS=5000"),
+        *("make", "01_baseline_fedavg", "PROFILE=smoke", "ROUNDS=40"),
         *(f"STORE={tmp_path / 'store'}", f"RESULTS_DIR={tmp_path / 'results'}"),
     ]
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment())
-    deadline = time.monotonic() + 240
-    while not list(tmp_path.glob("store/*/records.csv")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
-    process.kill()
-    process.wait(30)
+
+    def recorded() -> int:
+        return sum(len(results.read_rows(p)) for p in tmp_path.glob("store/*/records.csv"))
+
+    for kill in (os.kill, os.killpg):
+        before = recorded()
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment(), start_new_session=True
+        )
+        deadline = time.monotonic() + 240
+        while recorded() < before + 3:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.2)
+        kill(process.pid, signal.SIGKILL)
+        process.wait(30)
+    assert before >= 3 and recorded() < 41
+    subprocess.run(command, cwd=REPOSITORY, env=environment(), timeout=400, check=True)
+    (folder,) = (tmp_path / "store").iterdir()
+    run = results.Run(folder)
+    config = run.config | {"data": data.DataConfig(**run.config["data"])}
+    left = training.run(training.RunConfig(**config), tmp_path / "left")
+    times = ["seconds", "evaluation_seconds"]
+    assert len(run.records()) == 41
+    assert run.records().drop(columns=times).equals(left.records().drop(columns=times))
+    digests = {r.provenance["final_weights_sha256"] for r in (run, left)}
+    assert len(digests) == 1

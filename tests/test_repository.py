@@ -208,10 +208,31 @@ def test_checkpoint_with_a_pickled_object_is_refused_and_nothing_of_it_runs(tmp_
 
 def test_make_alone_lists_every_target():
     text = make().stdout
-    for target in ("setup", "check", "reproduce", "test", "lint", "html", "lab", "clean", "lock"):
+    for target in ("setup", "check", "reproduce", "test", "lint", "html", "lab", "clean", "lock", "audit"):
         assert re.search(rf"^  {target} +\w", text, re.MULTILINE), target
     for name in notebooks.names():
         assert name in text
+
+
+def test_vulnerabilities_are_listed_for_the_versions_that_are_locked():
+    text = (REPOSITORY / "docs" / "VULNERABILITIES.md").read_text()
+    rows = re.findall(r"^\| ([a-z0-9-]+) (\d\S*) \| (.*?) \|", text, re.MULTILINE)
+    assert len(rows) >= 5
+    for name, version, advisories in rows:
+        assert re.search(rf"^{name}=={re.escape(version)} ", LOCK, re.MULTILINE), (name, version)
+        assert re.match(r"CVE-\d{4}-\d{4,}, [A-Z][a-z]+ \d{4}", advisories), advisories
+
+
+def test_promises_name_tests_that_exist():
+    text = (REPOSITORY / "docs" / "RELIABILITY.md").read_text()
+    tests = REPOSITORY / "tests"
+    files = {path.name: path.read_text() for path in tests.rglob("test_*.py")}
+    promised = re.findall(r"`(test_\w+)`", text)
+    assert len(promised) > 30
+    for name in promised:
+        assert any(f"def {name}(" in source for source in files.values()), name
+    for name in re.findall(r"`(?:\w+/)?(test_\w+\.py)`", text):
+        assert name in files
 
 
 def test_make_refuses_a_mistyped_parameter():
