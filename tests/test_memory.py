@@ -31,7 +31,7 @@ def test_memory_is_flat_over_300_rounds(tmp_path, no_process_left):
     while run.poll() is None:
         time.sleep(0.1)
         for path in tmp_path.glob("*/records.csv"):
-            # The worker or both may end meanwhile.
+            # they may end meanwhile
             with contextlib.suppress(psutil.Error, ValueError):
                 samples.append((path.read_text().count("\n") - 2, *memory(process)))
     assert run.returncode == 0
@@ -40,5 +40,4 @@ def test_memory_is_flat_over_300_rounds(tmp_path, no_process_left):
             statistics.median(s[position] for s in samples if last - 50 < s[0] <= last)
             for last in (ROUNDS // 2, ROUNDS)
         )
-        print(position, half, end, len(samples))
         assert end - half < 3
