@@ -180,6 +180,7 @@ class Kernel:
         file, connection = write_connection_file(
             str(folder / "kernel.json"), ip=str(folder / "socket"), transport="ipc", key=key
         )
+        self.transformer = None  # of the cells that are handed to it
         self._shell = get_ipython()
         self._session = Session(key=key)
         self._context = zmq.Context()
@@ -389,6 +390,7 @@ def _install(kernel: Kernel) -> None:
 
     # Before all other transformers: magics are the other kernel's.
     shell.input_transformers_cleanup.insert(0, handed_on)
+    kernel.transformer = handed_on
     shell.kernel.do_complete, shell.kernel.do_inspect = complete, inspect
     setattr(shell, _ATTRIBUTE, kernel)
 
@@ -397,6 +399,6 @@ def _uninstall(kernel: Kernel) -> None:
     """Lets this shell execute its cells itself again."""
     shell = get_ipython()
     if getattr(shell, _ATTRIBUTE, None) is kernel:
-        del shell.input_transformers_cleanup[0]
+        shell.input_transformers_cleanup.remove(kernel.transformer)
         del shell.kernel.do_complete, shell.kernel.do_inspect
         setattr(shell, _ATTRIBUTE, None)
