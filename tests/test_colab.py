@@ -1,7 +1,6 @@
 """Notebooks in Colab: a real kernel of another Python, without TensorFlow, in Colab's place."""
 
 import ast
-import concurrent.futures
 import re
 import shutil
 import subprocess
@@ -515,20 +514,24 @@ def test_after_the_other_kernel_died_the_first_cell_starts_it_again(kernel, firs
     assert plain(there) == [("execute_result", "False")]
 
 
+def joined(outputs):
+    """Returns the outputs of a cell with each stream in one piece."""
+    pieces = []
+    for output in outputs:
+        if pieces and output.get("name") and pieces[-1].get("name") == output["name"]:
+            pieces[-1]["text"] += output["text"]
+        else:
+            pieces.append({key: output[key] for key in output if key != "transient"})
+    return pieces
+
+
 def run_all(kernel, notebook):
-    """Runs the code cells of a notebook; returns what each shows, streams in one piece."""
+    """Runs the code cells of a notebook; returns the outputs of each as a notebook has them."""
     shown = []
     for cell in code_cells(notebook):
         outputs, reply = kernel.run(cell.source)
         assert reply["status"] == "ok", reply
-        joined = []
-        for kind, content in outputs:
-            same = joined and kind == "stream" and joined[-1][1].get("name") == content["name"]
-            if same:
-                joined[-1][1]["text"] += content["text"]
-            else:
-                joined.append((kind, dict(content)))
-        shown.append(joined)
+        shown.append(joined({"output_type": kind, **content} for kind, content in outputs))
     return shown
 
 
@@ -536,21 +539,30 @@ def run_all(kernel, notebook):
 def test_notebook_shows_what_it_shows_elsewhere(
     other_python, first_cell, tmp_path, no_process_left
 ):
+    given = ["--profile", "smoke", "-p", f"results_dir={tmp_path / 'out'}"]
+    elsewhere = subprocess.Popen(
+        [Path(sys.executable).with_name("fedutils"), "notebook", "00_setup", "--force", *given],
+        cwd=REPOSITORY,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
     values = notebooks.resolve(["00_setup"], "smoke", {"results_dir": str(tmp_path / "out")})
-    path = REPOSITORY / "notebooks" / "00_setup.ipynb"
-    given = dict(parameters=values["00_setup"], prepare_only=True, progress_bar=False)
-    notebook = papermill.execute_notebook(str(path), str(tmp_path / "given.ipynb"), **given)
-    fetched = nbformat.from_dict(notebook)
-    code_cells(fetched)[0].source = first_cell
-    kernels = [Kernel(sys.executable, REPOSITORY), in_colab(other_python, tmp_path / "session")]
+    notebook = papermill.execute_notebook(
+        str(REPOSITORY / "notebooks" / "00_setup.ipynb"),
+        str(tmp_path / "given.ipynb"),
+        parameters=values["00_setup"],
+        prepare_only=True,
+    )
+    code_cells(notebook)[0].source = first_cell
+    kernel = in_colab(other_python, tmp_path / "session")
     try:
-        with concurrent.futures.ThreadPoolExecutor() as both:
-            shown = list(both.map(run_all, kernels, [notebook, fetched]))
+        first, *shown = run_all(kernel, notebook)
     finally:
-        for kernel in kernels:
-            kernel.end()
-    (first, *others), (first_in_colab, *others_in_colab) = shown
-    assert first == [] and "Ready after" in str(first_in_colab)
-    assert others_in_colab == others
-    kinds = {kind for outputs in others for kind, _ in outputs}
+        kernel.end()
+        assert elsewhere.wait(timeout=300) == 0
+    executed = nbformat.read(tmp_path / "out" / "notebooks" / "00_setup.ipynb", as_version=4)
+    nothing, *expected = [joined(cell.outputs) for cell in code_cells(executed)]
+    assert nothing == [] and "Ready after" in str(first)
+    assert shown == expected
+    kinds = {output["output_type"] for outputs in shown for output in outputs}
     assert kinds >= {"stream", "execute_result", "display_data"}
