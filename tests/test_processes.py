@@ -146,7 +146,9 @@ def test_interrupted_make_leaves_nothing(number, tmp_path, no_process_left):
 
 
 @pytest.mark.slow
-def test_killed_make_leaves_nothing_and_the_same_command_goes_on(tmp_path, no_process_left):
+def test_killed_make_leaves_nothing_and_the_same_command_goes_on(
+    tff_worker, tmp_path, no_process_left
+):
     """Kills `make` alone, then `make` with all that it started; the third time it is left."""
     command = [
         *("make", "01_baseline_fedavg", "PROFILE=smoke", "ROUNDS=40"),

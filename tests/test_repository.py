@@ -208,7 +208,18 @@ def test_checkpoint_with_a_pickled_object_is_refused_and_nothing_of_it_runs(tmp_
 
 def test_make_alone_lists_every_target():
     text = make().stdout
-    for target in ("setup", "check", "reproduce", "test", "lint", "html", "lab", "clean", "lock", "audit"):
+    for target in (
+        "setup",
+        "check",
+        "reproduce",
+        "test",
+        "lint",
+        "html",
+        "lab",
+        "clean",
+        "lock",
+        "audit",
+    ):
         assert re.search(rf"^  {target} +\w", text, re.MULTILINE), target
     for name in notebooks.names():
         assert name in text
