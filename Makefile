@@ -113,9 +113,18 @@ fuzz: setup  ## Decode 100,000 damaged payloads of all codecs (PAYLOADS=N for an
 lint: setup  ## Check style and formatting
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# Kernels run here, not in the notebook's folder, so that all find the same results/.
+LAB := --ip=127.0.0.1 --ServerApp.root_dir=notebooks --MappingKernelManager.root_dir='$(CURDIR)' \
+  $(if $(filter 0,$(shell id -u)),--allow-root)
+
 .PHONY: lab
-lab: setup  ## Open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir=. notebooks
+lab: setup  ## Open the notebooks in JupyterLab, on this machine only
+	@echo 'TensorBoard of all runs, in another terminal: make tensorboard'
+	@$(BIN)/jupyter lab $(LAB)
+
+.PHONY: tensorboard
+tensorboard: setup  ## Open TensorBoard on all runs, on this machine only (PORT=N for another port)
+	@$(BIN)/tensorboard --logdir results/runs --host 127.0.0.1 --port $(or $(PORT),6006)
 
 .PHONY: html
 html: setup  ## Make a web site of the executed notebooks of results/PROFILE in build/html/PROFILE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
+from pathlib import Path
 
 from fedutils import results
 
@@ -31,6 +33,8 @@ def show(*runs: results.Run) -> None:
         return
     from IPython import get_ipython
 
+    # A kernel's PATH need not lead to the programs of its environment.
+    os.environ.setdefault("TENSORBOARD_BINARY", str(Path(sys.executable).with_name("tensorboard")))
     shell = get_ipython()
     shell.run_line_magic("load_ext", "tensorboard")
     shell.run_line_magic("tensorboard", arguments)
