@@ -393,7 +393,7 @@ def verify() -> None:
 @click.option("--ref", help="Tag or branch that is fetched.  [default: as it is]")
 @_plain_errors
 def address(repository, ref) -> None:
-    """Name the repository from which Colab fetches notebooks, wherever it is named."""
+    """Name the repository that Colab fetches, wherever it is named."""
     from fedutils import address
 
     now = address.read()
