@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ import nbformat
 import pytest
 from support import REPOSITORY, environment, fedutils
 
-from fedutils import manifest, notebooks
+from fedutils import manifest, notebooks, results
 from fedutils.errors import UsageError
 
 NAMES = notebooks.names()
@@ -108,7 +109,10 @@ def test_only_what_changed_is_executed_again(tmp_path):
 @pytest.mark.notebook
 @pytest.mark.slow
 def test_two_executions_at_once_in_one_results_folder(tmp_path, no_process_left):
-    """Their kernels meet at one run: it is made once, and both executions are whole."""
+    """Their kernels meet at one run: it is made once, and both executions are whole.
+
+    It is also the run that the command line makes, bit for bit.
+    """
     name = "01_baseline_fedavg"
     values = {"results_dir": tmp_path / "out", "store": tmp_path / "store"}
     command = [Path(sys.executable).with_name("fedutils"), "notebook", name, "--profile", "smoke"]
@@ -124,3 +128,26 @@ def test_two_executions_at_once_in_one_results_folder(tmp_path, no_process_left)
     left = {path.name for path in (tmp_path / "out" / "notebooks").iterdir()}
     assert left == {f"{name}.ipynb"}
     nbformat.validate(nbformat.read(tmp_path / "out" / "notebooks" / f"{name}.ipynb", 4))
+    alone = _made_by_the_command_line(results.Run(run).config, tmp_path / "alone")
+    assert _repeatable(alone) == _repeatable(results.Run(run))
+
+
+def _made_by_the_command_line(config, store):
+    """The run of a configuration that a notebook made, made by `fedutils run`."""
+    settings = {key: value for key, value in config.items() if key != "data"}
+    settings |= {"dataset": config["data"].pop("name"), **config["data"], "out": store}
+    settings["clients"] = settings.pop("clients_per_round")
+    # The partition has no seed of its own on the command line.
+    assert config["data"]["seed"] == 0
+    settings["seed"] = config["seed"]
+    words = [(f"--{key.replace('_', '-')}", value) for key, value in settings.items()]
+    done = fedutils("run", *itertools.chain(*words))
+    assert done.returncode == 0, done.stderr
+    (folder,) = store.iterdir()
+    return results.Run(folder)
+
+
+def _repeatable(run):
+    """Records but for times, and the last weights."""
+    table = run.records().drop(columns=["seconds", "evaluation_seconds"])
+    return table.to_csv(), run.provenance["final_weights_sha256"]
