@@ -121,8 +121,9 @@ def of(string: bytes, wire: Wire, params: Params | None = None) -> Dissection:
     """
     params = base.tensors(wire.codec.default_params()) if params is None else params
     whole = tf.constant(string)
-    received = _graph(wire.decode)(whole, params)
-    fits = bool(tf.equal(_graph(wire.sealed)(whole, params), whole)) and len(string) > 0
+    read = _graph(lambda string: (wire.decode(string, params), wire.sealed(string, params)))
+    received, sealed = read(whole)
+    fits = len(string) > 0 and sealed.numpy() == string
     parts, body, seen = _head(string, wire, params)
     symbols = None
     if fits:
@@ -174,12 +175,14 @@ def _body(body: bytes, wire: Wire, params: Params) -> tuple[list[Part], tuple[in
         length = stage.length(length)
     coder = wire.codec.coder_for(params)
     data = tf.io.decode_raw(tf.constant(body), tf.uint8)
-    symbols, _ = _graph(lambda data: coder.decode(data, length))(data)
-    parts = []
-    if hasattr(coder, "fields"):
-        for name, (_, lengths) in _graph(coder.fields)(symbols).items():
-            if bits := int(tf.reduce_sum(lengths)):
-                parts.append(Part(f"body: {name}", bits))
+
+    def read(data):
+        symbols, _ = coder.decode(data, length)
+        fields = coder.fields(symbols) if hasattr(coder, "fields") else {}
+        return symbols, {name: tf.reduce_sum(lengths) for name, (_, lengths) in fields.items()}
+
+    symbols, sizes = _graph(read)(data)
+    parts = [Part(f"body: {name}", int(bits)) for name, bits in sizes.items() if bits]
     rest = 8 * len(body) - sum(part.bits for part in parts)
     if rest:
         parts.append(Part("body: fill of the last byte" if parts else "body", rest))
