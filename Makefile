@@ -124,7 +124,7 @@ lab: setup  ## Open the notebooks in JupyterLab, on this machine only
 
 .PHONY: tensorboard
 tensorboard: setup  ## Open TensorBoard on all runs, on this machine only (PORT=N for another port)
-	@$(BIN)/tensorboard --logdir results/runs --host 127.0.0.1 --port $(or $(PORT),6006)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/tensorboard --logdir results/runs --host 127.0.0.1 --port $(or $(PORT),6006)
 
 .PHONY: html
 html: setup  ## Make a web site of the executed notebooks of results/PROFILE in build/html/PROFILE
