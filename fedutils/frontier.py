@@ -204,7 +204,9 @@ def frontier(rows: Sequence[Mapping]) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharey=True)
     reference = next((r["final_accuracy"] for r in rows if r["name"] == "none"), None)
     best = max(row["final_accuracy"] for row in rows)
-    low = max(1 - 2.5 * (1 - best), min(row["final_accuracy"] for row in rows))
+    # Recipes far below the others are drawn at the lower end, with their accuracy beside them.
+    near = [a for row in rows if (a := row["final_accuracy"]) >= 1 - 2.5 * (1 - best)]
+    low = min(near)
     for axes, (kind, title) in zip(panels, _DIRECTIONS.items(), strict=True):
         points = {}
         for row in rows:
@@ -231,7 +233,7 @@ def frontier(rows: Sequence[Mapping]) -> Figure:
         axes.set(title=title, xlabel="Bits a parameter, client and round")
         _error_axis(axes, low - 0.1 * (1 - low), best + 0.15 * (1 - best))
         left, right = axes.get_xlim()
-        axes.set_xlim(left / 6, right * 2)
+        axes.set_xlim(left / 25, right * 8)  # room for names
         looks.label_points(axes, points)
     panels[0].set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
     return figure
