@@ -244,14 +244,13 @@ class Codec:
 
         def decode_genuine():
             values, ok = self._decode_rest(tf.io.decode_raw(rest, tf.uint8), params, n)
-            ok = ok & is_finite(values)
             return tf.cond(ok, lambda: values, zeros), ok
 
         values, ok = tf.cond(genuine, decode_genuine, lambda: (zeros(), tf.constant(False)))
         return Decoded(tf.ensure_shape(values, [None if tf.is_tensor(n) else n]), ok)
 
     def _decode_rest(self, data: tf.Tensor, params: Params, n: Length) -> Decoded:
-        """Undoes the coder, then the stages from last to first; data: uint8[?]."""
+        """Undoes the coder, then the stages from last to first; ok only if all of it is finite."""
         word = tf.constant(0)
         if self.needs_seed:
             word, data = from_bytes(data[:4], tf.int32)[0], data[4:]
@@ -271,9 +270,8 @@ class Codec:
                 y, where = spread(where, y, lengths[i + 1]), None
             y, stage_ok = stage.decode(y, sides[i], params, tf.stack([word, i]), lengths[i])
             ok = ok & stage_ok
-        if where is not None:
-            y = spread(where, y, n)
-        return Decoded(y, ok)
+        ok = ok & is_finite(y)
+        return Decoded(y if where is None else spread(where, y, n), ok)
 
     def _lengths(self, n: Length) -> list[Length]:
         """The vector's length before each stage, and before the coder."""
