@@ -233,7 +233,7 @@ def frontier(rows: Sequence[Mapping]) -> Figure:
         axes.set(title=title, xlabel="Bits a parameter, client and round")
         _error_axis(axes, low - 0.1 * (1 - low), best + 0.15 * (1 - best))
         left, right = axes.get_xlim()
-        axes.set_xlim(left / 25, right * 8)  # room for names
+        axes.set_xlim(left / 60, right * 8)  # room for names
         looks.label_points(axes, points)
     panels[0].set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
     return figure
