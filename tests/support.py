@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+
+from fedutils import results
+
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
@@ -27,3 +31,16 @@ def fedutils(*arguments: object, timeout: float = 300, **extra: str) -> subproce
         env=environment(**extra),
         cwd=REPOSITORY,
     )
+
+
+def only_run(store: Path) -> results.Run:
+    """The one run in a folder of run folders."""
+    (folder,) = store.iterdir()
+    return results.Run(folder)
+
+
+def outcome(run: results.Run) -> tuple[str, str]:
+    """What a run must repeat: its records, but for times, and its last weights."""
+    table = pd.read_csv(run.records_path, dtype=str)
+    kept = table.drop(columns=["seconds", "evaluation_seconds"])
+    return kept.to_csv(), run.provenance["final_weights_sha256"]

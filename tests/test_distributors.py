@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
+import toy
 
 from fedutils import ledger
 from fedutils.codecs import recipes
@@ -131,48 +132,14 @@ def test_what_cannot_be_broadcast_is_refused():
         compressed_distributor(tff.to_type([(np.float32, (3,))]), COARSE, initial)
 
 
-def keras_model():
-    keras = tf.keras.Sequential(
-        [
-            tf.keras.layers.InputLayer((4,)),
-            tf.keras.layers.Dense(3, kernel_initializer=tf.keras.initializers.GlorotNormal(1)),
-        ]
-    )
-    return tff.learning.models.from_keras_model(
-        keras,
-        input_spec=(tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32)),
-        loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-
-
 def test_federated_averaging_with_the_identity_codec_is_plain_but_for_rounding():
-    rng = np.random.default_rng(1)
-    clients = [
-        tf.data.Dataset.from_tensor_slices(
-            (rng.standard_normal((k, 4), "f4"), rng.integers(0, 3, k).astype("i4"))
-        ).batch(4)
-        for k in (7, 3, 12)
-    ]
-
-    def train(distributor):
-        process = tff.learning.algorithms.build_weighted_fed_avg(
-            keras_model,
-            client_optimizer_fn=tff.learning.optimizers.build_sgdm(0.1),
-            server_optimizer_fn=tff.learning.optimizers.build_sgdm(1.0),
-            model_distributor=distributor,
-        )
-        state, models = process.initialize(), []
-        for _ in range(3):
-            state = process.next(state, clients).state
-            models.append(flat(process.get_model_weights(state).trainable))
-        return process, models
-
     def begin():
         return [tf.keras.initializers.GlorotNormal(1)((4, 3)), tf.zeros([3])]
 
-    weights_type = tff.learning.models.weights_type_from_model(keras_model)
-    process, ours = train(compressed_distributor(weights_type, recipes.identity, begin))
-    _, plain = train(None)
+    weights_type = tff.learning.models.weights_type_from_model(toy.model)
+    distributor = compressed_distributor(weights_type, recipes.identity, begin)
+    process, ours = toy.train(model_distributor=distributor)
+    _, plain = toy.train()
     assert ours[0].tobytes() == plain[0].tobytes()  # the change of the first round is exactly 0
     np.testing.assert_allclose(ours[-1], plain[-1], atol=1e-6)
     assert np.abs(plain[-1] - plain[0]).max() > 0.01

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import REPOSITORY, environment
-
-from fedutils import results
+from support import REPOSITORY, environment, only_run, outcome
 
 ROUNDS = 50
 COMMAND = (
@@ -62,15 +60,6 @@ def launch():
     assert launcher.wait(30) == 0
 
 
-def outcome(store: Path) -> tuple[str, str]:
-    """What a run must repeat: its records, but for times, and its last weights."""
-    (folder,) = store.iterdir()
-    run = results.Run(folder)
-    table = pd.read_csv(run.records_path, dtype=str)
-    kept = table.drop(columns=["seconds", "evaluation_seconds"])
-    return kept.to_csv(), run.provenance["final_weights_sha256"]
-
-
 def recorded(store: Path) -> int:
     """The last round recorded, every file having been read."""
     for path in store.rglob("*.json"):
@@ -90,7 +79,7 @@ def expected(launch, tmp_path_factory):
     """The outcome of a run that was left alone."""
     store = tmp_path_factory.mktemp("left")
     assert launch(store, None) == {"status": 0, "rounds": list(range(1, ROUNDS + 1))}
-    return outcome(store)
+    return outcome(only_run(store))
 
 
 @pytest.mark.slow
@@ -109,9 +98,9 @@ def test_run_that_is_killed_at_twenty_moments_has_the_same_records(
             began = ended["rounds"][-1]
     assert done == ROUNDS
     assert launch(tmp_path, None) == {"status": 0, "rounds": []}
-    assert outcome(tmp_path) == expected
-    (folder,) = tmp_path.iterdir()
-    assert not list(folder.rglob("*.partial")) and not results.Run(folder).checkpoints.exists()
+    assert outcome(only_run(tmp_path)) == expected
+    run = only_run(tmp_path)
+    assert not list(run.folder.rglob("*.partial")) and not run.checkpoints.exists()
 
 
 @pytest.mark.slow
@@ -126,4 +115,4 @@ def test_two_commands_at_once_share_one_run(expected, tmp_path, no_process_left)
     (waited,) = set(said) - {trained}
     assert f"is held by process {trained} on " in said[waited]
     assert said[trained].endswith(said[waited].splitlines(keepends=True)[-1])  # where records are
-    assert outcome(tmp_path) == expected
+    assert outcome(only_run(tmp_path)) == expected

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from support import REPOSITORY, environment, fedutils
+from support import REPOSITORY, environment, fedutils, only_run, outcome
 
-from fedutils import manifest, notebooks, results
+from fedutils import manifest, notebooks
 from fedutils.errors import UsageError
 
 NAMES = notebooks.names()
@@ -121,15 +121,15 @@ def test_two_executions_at_once_in_one_results_folder(tmp_path, no_process_left)
     both = [subprocess.Popen(command, **options) for _ in range(2)]
     said = [process.communicate(timeout=500)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    (run,) = (tmp_path / "store").iterdir()
+    run = only_run(tmp_path / "store")
     (published,) = (tmp_path / "out" / "records").glob("*.csv")
-    assert published.read_bytes() == (run / "records.csv").read_bytes()
+    assert published.read_bytes() == run.records_path.read_bytes()
     assert set(manifest.read(tmp_path / "out")) == {name}
     left = {path.name for path in (tmp_path / "out" / "notebooks").iterdir()}
     assert left == {f"{name}.ipynb"}
     nbformat.validate(nbformat.read(tmp_path / "out" / "notebooks" / f"{name}.ipynb", 4))
-    alone = _made_by_the_command_line(results.Run(run).config, tmp_path / "alone")
-    assert _repeatable(alone) == _repeatable(results.Run(run))
+    alone = _made_by_the_command_line(run.config, tmp_path / "alone")
+    assert outcome(alone) == outcome(run)
 
 
 def _made_by_the_command_line(config, store):
@@ -143,11 +143,4 @@ def _made_by_the_command_line(config, store):
     words = [(f"--{key.replace('_', '-')}", value) for key, value in settings.items()]
     done = fedutils("run", *itertools.chain(*words))
     assert done.returncode == 0, done.stderr
-    (folder,) = store.iterdir()
-    return results.Run(folder)
-
-
-def _repeatable(run):
-    """Records but for times, and the last weights."""
-    table = run.records().drop(columns=["seconds", "evaluation_seconds"])
-    return table.to_csv(), run.provenance["final_weights_sha256"]
+    return only_run(store)

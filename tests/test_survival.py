@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support import REPOSITORY, environment, fedutils
+from support import REPOSITORY, environment, fedutils, only_run, outcome
 
 from fedutils import checkpoints, data, results, training
 from fedutils.errors import UsageError
@@ -26,13 +26,6 @@ COMMAND = (
     *("run", "--dataset", "synthetic", "--model", "logistic", "--rounds", "3"),
     *("--clients", "2", "--eval-every", "2"),
 )
-
-
-def outcome(run: results.Run) -> tuple[str, str]:
-    """What a run must repeat: its records, but for times, and its last weights."""
-    table = pd.read_csv(run.records_path, dtype=str)
-    kept = table.drop(columns=["seconds", "evaluation_seconds"])
-    return kept.to_csv(), run.provenance["final_weights_sha256"]
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +40,6 @@ def expected(finished):
 
 def copy(run: results.Run, store: Path) -> results.Run:
     return results.Run(shutil.copytree(run.folder, store / run.folder.name))
-
-
-def only_run(store: Path) -> results.Run:
-    (folder,) = store.iterdir()
-    return results.Run(folder)
 
 
 @pytest.fixture
