@@ -256,8 +256,7 @@ def _create(
             reported_norm_sum=received.squared_norm,
         )
 
-    total_of = totals.decoded_by_the_server if wire.vectors else totals.decoded_on_arrival
-    total_of = total_of(decode, totals.no_clients(n), state_type)
+    total_of = totals.total_of(decode, n, state_type, by_the_server=bool(wire.vectors))
     total_type = total_of.type_signature.result.member
 
     @tff.tensorflow.computation(state_type, total_type)
