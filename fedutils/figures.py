@@ -47,7 +47,9 @@ def curve(axes: Axes, records: pd.DataFrame, x: str, y: str) -> None:
         )
         every = max(1, len(mean) // 10)
         axes.plot(mean[x], mean[y], markevery=every, markersize=5, label=recipe, **look)
-    if x != "round":
+    if x == "round":
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    else:
         looks.bits_axis(axes)
     if y.endswith("accuracy"):
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import subprocess
 import sys
@@ -69,6 +70,28 @@ def small_emnist(tmp_path_factory) -> Path:
                     )
     database.close()
     return path
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory):
+    """Executes a notebook with the smoke profile, once: name to its parameters' values.
+
+    All of them share one folder of runs, `store`; each has a `results_dir` of its own, in whose
+    folder `notebooks` the executed copy is.
+    """
+    from fedutils import notebooks
+
+    folder = tmp_path_factory.mktemp("executed")
+
+    @functools.cache
+    def execute(name: str) -> dict:
+        folders = {"store": str(folder / "store"), "results_dir": str(folder / name)}
+        known = {k: v for k, v in folders.items() if k in notebooks.parameters(name)}
+        values = notebooks.resolve([name], "smoke", known)[name]
+        assert notebooks.execute(name, values, folder / name / "notebooks", force=True)
+        return values
+
+    return execute
 
 
 @pytest.fixture
