@@ -79,6 +79,14 @@ _RECIPE = click.option(
     shell_complete=completion.one_of(completion.RECIPES),
 )
 
+_WORKERS = click.option(
+    "--workers",
+    default="",
+    envvar="FEDUTILS_WORKERS",
+    metavar="HOST:PORT,…",
+    help="TFF workers to spread rounds over.  [default: $FEDUTILS_WORKERS or this machine]",
+)
+
 
 def _data_options(command: Callable) -> Callable:
     options = (
@@ -134,11 +142,13 @@ def _data_options(command: Callable) -> Callable:
     show_default=True,
     help="Folder of run folders.",
 )
+@_WORKERS
 @_plain_errors
-def run(dataset, classes, partition, concentration, data_dir, out, **settings) -> None:
+def run(dataset, classes, partition, concentration, data_dir, out, workers, **settings) -> None:
     """Make, resume or find one run; its records are a CSV file."""
-    from fedutils import data, training
+    from fedutils import data, runtime, training
 
+    runtime.use_workers(workers)
     config = training.RunConfig(
         data=data.DataConfig(dataset, classes, partition, concentration), **settings
     )
@@ -174,18 +184,37 @@ def run(dataset, classes, partition, concentration, data_dir, out, **settings) -
     help="Folder of run folders.",
 )
 @click.option("--fresh", is_flag=True, help="Train anew even what has records.")
+@_WORKERS
 @_plain_errors
-def race(names, dataset, data_dir, seeds, rounds, out, store, fresh) -> None:
+def race(names, dataset, data_dir, seeds, rounds, out, store, fresh, workers) -> None:
     """Run recipes under one protocol; tabulate accuracy and bits.
 
     Records that are in the folder are not made again, and its tables are made of all of them.
     """
-    from fedutils import processes, race
+    from fedutils import processes, race, runtime
 
     processes.end_with_make()
+    runtime.use_workers(workers)
     options = dict(rounds=rounds, store=store, data_dir=data_dir, fresh=fresh)
     race.start(names, seeds, dataset, out, **options)
     click.echo(f"tables: {out / 'race.md'}")
+
+
+@main.command()
+@click.option("--port", type=int, required=True, help="Port to listen at.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of this machine to listen at; 0.0.0.0 for all.",
+)
+@_plain_errors
+def worker(port, host) -> None:
+    """Compute for `--workers` of another machine, until interrupted."""
+    from fedutils import processes, serving
+
+    processes.end_with_make()
+    serving.serve(port, host)
 
 
 @main.command()

@@ -13,26 +13,18 @@ import functools
 import os
 import subprocess
 import threading
-import time
-from pathlib import Path
 
-import grpc
 import portpicker
 import tensorflow_federated as tff
 
-from fedutils import processes
+from fedutils import serving, workers
 
-_MAX_MESSAGE_BYTES = 2_000_000_000
+WORKERS = "FEDUTILS_WORKERS"
+"""The environment variable that names the workers to spread rounds over; see `use_workers`."""
+
 _START_SECONDS = 60.0
 _DYING_SECONDS = 1.0
 _ATTEMPTS = 3
-_ENVIRONMENT = {
-    # Sums split among threads round differently. Clients of a round still train at the same time.
-    "TF_NUM_INTRAOP_THREADS": "1",
-    # A heap for each thread keeps what another thread could use: memory would grow for hundreds of
-    # rounds.
-    "MALLOC_ARENA_MAX": "1",
-}
 _M_ARENA_MAX = -8  # the same for a process that runs already: malloc.h
 
 
@@ -46,11 +38,9 @@ class Worker:
 
     def _start_and_wait(self, port: int) -> None:
         # The worker is bound to the thread that starts it, so this thread lives as long as it.
-        binary = str(Path(tff.__file__).parent / "data" / "worker_binary")
-        command = [binary, f"--port={port}", "--max_concurrent_computation_calls=-1"]
         self._process = subprocess.Popen(
-            processes.bound_to_parent(command),
-            env={**os.environ, **_ENVIRONMENT},
+            serving.command(port),
+            env={**os.environ, **serving.ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -85,22 +75,11 @@ class Worker:
         port = portpicker.pick_unused_port()
         threading.Thread(target=self._start_and_wait, args=(port,), daemon=True).start()
         self._started.wait()
-        size = _MAX_MESSAGE_BYTES
-        channel = grpc.insecure_channel(
-            f"localhost:{port}",
-            options=[
-                ("grpc.max_message_length", size),
-                ("grpc.max_receive_message_length", size),
-                ("grpc.max_send_message_length", size),
-            ],
+        process = self._process
+        self._stub = workers.stub(
+            f"localhost:{port}", _START_SECONDS, alive=lambda: process.poll() is None
         )
-        self._stub = tff.framework.RemoteExecutorGrpcStub(channel)
-        deadline = time.monotonic() + _START_SECONDS
-        while self._process.poll() is None and time.monotonic() < deadline:
-            if self._stub.is_ready:
-                return True
-            time.sleep(0.05)
-        return False
+        return self._stub is not None
 
     def has_died(self) -> bool:
         """Tells whether the process that was started has ended, which may take it a moment."""
@@ -143,7 +122,7 @@ class _RetryingContext(tff.framework.SyncExecutionContext):
 
 
 @functools.cache
-def _context() -> tff.framework.SyncExecutionContext:
+def _local_context() -> tff.framework.SyncExecutionContext:
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     worker = Worker()
     atexit.register(worker.stop)
@@ -164,10 +143,37 @@ def _context() -> tff.framework.SyncExecutionContext:
     )
 
 
+@functools.cache
+def _context(addresses: str) -> tff.framework.SyncContext:
+    local = _local_context()
+    if not addresses.strip():
+        return local
+    return workers.SpreadingContext(local, workers.parse(addresses))
+
+
 def start() -> None:
     """Makes TFF compute in a worker process that ends with this process.
 
+    Rounds of federated learning are spread over the workers that $FEDUTILS_WORKERS names, if any.
     TFF keeps its execution context per thread: call this in every thread that computes. All
     threads share one worker, started by the first call.
+
+    Raises:
+        UsageError: If one of the workers named is not there.
     """
-    tff.framework.set_default_context(_context())
+    tff.framework.set_default_context(_context(os.environ.get(WORKERS, "")))
+
+
+def use_workers(addresses: str) -> None:
+    """Lets further rounds be spread over TFF workers on other machines; results stay the same.
+
+    Args:
+        addresses: `host:port` of each (`fedutils worker` starts one), with commas between them.
+            Empty: those of $FEDUTILS_WORKERS; or none, to compute on this machine alone.
+
+    Raises:
+        UsageError: If an address is malformed.
+    """
+    if addresses.strip():
+        workers.parse(addresses)
+        os.environ[WORKERS] = addresses
