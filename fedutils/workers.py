@@ -34,7 +34,8 @@ import tensorflow_federated as tff
 from fedutils.errors import UsageError
 
 _MAX_MESSAGE_BYTES = 2_000_000_000
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 10.0  # at the start
+_ALIVE_SECONDS = 2.0  # later
 _CLIENTS_AT_ONCE = 32  # of a worker; what they send must fit into one message
 _PATIENCE_SECONDS = 60.0  # at least, and this many times the slowest of the round so far:
 _PATIENCE = 4
@@ -116,7 +117,7 @@ class _Remote:
 
     def _executor(self, cardinalities):
         # Called before each first use, and again after the connection broke.
-        if not self.connect(1.0):
+        if not self.connect(_ALIVE_SECONDS):
             raise ConnectionError(f"{self.address} does not answer")
         executor = tff.framework.RemoteExecutor(self._stub)
         executor.set_cardinalities(cardinalities)
@@ -132,8 +133,8 @@ class _Remote:
         try:
             return self._context.invoke(compiled, arg)
         except (grpc.RpcError, tff.framework.RetryableError) as error:
-            time.sleep(0.2)  # a connection that broke is known as broken after a moment
-            if self.connect(1.0):
+            self._stub = None  # whether it is there, only a new connection tells for certain
+            if self.connect(_ALIVE_SECONDS):
                 raise
             raise ConnectionError(f"{self.address} does not answer") from error
 
@@ -195,7 +196,7 @@ def _taken_apart(comp: tff.Computation) -> _Parts:
     @tff.federated_computation(state_type, tff.FederatedType(total_type, tff.SERVER))
     def conclude(state, total):
         made = tff.federated_map(update, (state, total))
-        return collections.OrderedDict((name, made[i]) for i, name in enumerate(names))
+        return tff.structure.Struct((name, made[i]) for i, name in enumerate(names))
 
     # What a computation returns has lost its Python classes on the way: here they are again.
     returned = tff.FunctionType(conclude.type_signature.parameter, comp.type_signature.result)
