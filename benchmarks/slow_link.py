@@ -18,10 +18,11 @@ import subprocess
 import time
 from pathlib import Path
 
-import tensorflow_federated as tff
 from scaling import billed_bytes, sent_bytes, started
 
 from fedutils import data, ledger, provenance, race, results, runtime, training, workers
+
+import tensorflow_federated as tff  # isort: skip (fedutils tames TensorFlow's log)
 
 NAMESPACE = "fedutils-slow"
 HERE, THERE = "10.211.0.1", "10.211.0.2"

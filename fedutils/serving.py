@@ -138,7 +138,8 @@ async def _hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, p
                 await sink.drain()
         sink.close()
 
-    await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+    with contextlib.suppress(asyncio.CancelledError):  # the command ends
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
 
 
 def _announcement(host: str, port: int) -> str:
