@@ -295,9 +295,9 @@ def _answers(remotes: Sequence[_Remote], work, tasks: Sequence) -> Iterator[tupl
         remote.busy = False
         answers.put((remote, answer))
 
-    def lose(remote: _Remote, why: str) -> None:
+    def lose(remote: _Remote, position: int, why: str) -> None:
         remote.lost = True
-        waiting.append(begun[remote][0])
+        waiting.append(position)
         print(f"the worker {remote.address} {why}: the others take its clients", flush=True)
         if all(each.lost for each in remotes):
             _stop(remotes)
@@ -305,36 +305,35 @@ def _answers(remotes: Sequence[_Remote], work, tasks: Sequence) -> Iterator[tupl
     while len(done) < len(tasks):
         now = time.monotonic()
         patience = max(_PATIENCE_SECONDS, _PATIENCE * longest)
+        idle = [r for r in remotes if r not in begun and not r.busy and not r.lost]
         for remote, (position, since) in begun.items():
             if remote.lost or position in done:
                 continue
             if now - since > _GIVE_UP_SECONDS:
-                lose(remote, f"did not answer in {now - since:.0f} s")
-            elif now - since > patience and not waiting and position not in repeated:
+                lose(remote, position, f"did not answer in {now - since:.0f} s")
+            elif now - since > patience and idle and not waiting and position not in repeated:
                 repeated.add(position)
                 waiting.append(position)
                 print(f"the worker {remote.address} is slow: an idle one helps", flush=True)
-        for remote in remotes:
-            if waiting and not remote.busy and not remote.lost:
-                position = waiting.popleft()
-                remote.busy, begun[remote] = True, (position, now)
-                # A daemon, as one that never answers must not keep the process from ending.
-                threading.Thread(target=compute, args=(remote, position), daemon=True).start()
+        while waiting and idle:
+            remote, position = idle.pop(0), waiting.popleft()
+            remote.busy, begun[remote] = True, (position, now)
+            # A daemon, as one that never answers must not keep the process from ending.
+            threading.Thread(target=compute, args=(remote, position), daemon=True).start()
         try:
             remote, answer = answers.get(timeout=1.0)
         except queue.Empty:
             continue
-        position, since = begun[remote]
+        position, since = begun.pop(remote)
         if isinstance(answer, ConnectionError):
             if not remote.lost:
-                lose(remote, "cannot be reached any more")
+                lose(remote, position, "cannot be reached any more")
         elif isinstance(answer, Exception):
             raise answer
         elif position not in done:
             done.add(position)
             longest = max(longest, time.monotonic() - since)
             yield position, answer
-        del begun[remote]
 
 
 def _in_order(answers: Iterator[tuple[int, object]]) -> Iterator[object]:
