@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import portpicker
 
-from fedutils import data, ledger, looks, provenance, race, results, runtime, training, workers
+from fedutils import (
+    data,
+    ledger,
+    looks,
+    processes,
+    provenance,
+    race,
+    results,
+    runtime,
+    training,
+    workers,
+)
 
 import tensorflow_federated as tff  # isort: skip (fedutils tames TensorFlow's log)
 
@@ -38,8 +50,10 @@ CLIENTS = 10**6
 def started(host="127.0.0.1", inside=()):
     """A worker, until the block ends; yields its port. `inside`: a command that runs a command."""
     port = portpicker.pick_unused_port()
-    command = [*inside, Path(sys.executable).with_name("fedutils"), "worker", "--port", str(port)]
-    process = subprocess.Popen([*command, "--host", host], stdout=subprocess.PIPE, text=True)
+    command = [*inside, Path(sys.executable).with_name("fedutils"), "worker", "--port", port]
+    program, *rest = map(str, [*command, "--host", host])
+    command = processes.bound_to_parent([shutil.which(program), *rest])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         if not process.stdout.readline().startswith("TFF's worker listens"):
             sys.exit("a worker did not start: its message stands above")
