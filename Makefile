@@ -103,7 +103,7 @@ verify: setup  ## Check that README, tables, figures, records and claims agree
 
 .PHONY: test
 test: setup  ## Run all tests (TESTS=path or options of pytest choose some)
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest $(or $(TESTS),-n 2 --dist loadfile)
 
 .PHONY: fuzz
 fuzz: setup  ## Decode 100,000 damaged payloads of all codecs (PAYLOADS=N for another number)
