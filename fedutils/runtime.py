@@ -17,7 +17,7 @@ import threading
 import portpicker
 import tensorflow_federated as tff
 
-from fedutils import serving, workers
+from fedutils import remotes, serving, workers
 
 WORKERS = "FEDUTILS_WORKERS"
 """The environment variable that names the workers to spread rounds over; see `use_workers`."""
@@ -76,7 +76,7 @@ class Worker:
         threading.Thread(target=self._start_and_wait, args=(port,), daemon=True).start()
         self._started.wait()
         process = self._process
-        self._stub = workers.stub(
+        self._stub = remotes.stub(
             f"localhost:{port}", _START_SECONDS, alive=lambda: process.poll() is None
         )
         return self._stub is not None
@@ -148,7 +148,7 @@ def _context(addresses: str) -> tff.framework.SyncContext:
     local = _local_context()
     if not addresses.strip():
         return local
-    return workers.SpreadingContext(local, workers.parse(addresses))
+    return workers.SpreadingContext(local, remotes.parse(addresses))
 
 
 def start() -> None:
@@ -175,5 +175,5 @@ def use_workers(addresses: str) -> None:
         UsageError: If an address is malformed.
     """
     if addresses.strip():
-        workers.parse(addresses)
+        remotes.parse(addresses)
         os.environ[WORKERS] = addresses

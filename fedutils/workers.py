@@ -21,122 +21,20 @@ import collections
 import dataclasses
 import functools
 import queue
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import grpc
-import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedutils.errors import UsageError
+from fedutils.remotes import Remote, examine
 
-_MAX_MESSAGE_BYTES = 2_000_000_000
-_ANSWER_SECONDS = 10.0  # at the start
-_ALIVE_SECONDS = 2.0  # later
 _CLIENTS_AT_ONCE = 32  # of a worker; what they send must fit into one message
 _PATIENCE_SECONDS = 60.0  # at least, and this many times the slowest of the round so far:
 _PATIENCE = 4
 _GIVE_UP_SECONDS = 1800.0
-
-
-def parse(addresses: str) -> list[str]:
-    """Returns the addresses of a text.
-
-    Args:
-        addresses: `host:port`, with commas between them.
-
-    Raises:
-        UsageError: If one is malformed, or there twice.
-    """
-    found = [address.strip() for address in addresses.split(",")]
-    for address in found:
-        matched = re.fullmatch(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", address, re.ASCII)
-        if not matched or not 1 <= int(matched[2]) <= 65535:
-            raise UsageError(
-                f"{address!r} is no address of a worker: expected host:port,host:port with ports "
-                "from 1 to 65535"
-            )
-        if found.count(address) > 1:
-            raise UsageError(f"the worker {address} is named twice: name each once")
-    return found
-
-
-def stub(
-    address: str, seconds: float, alive: Callable[[], bool] = lambda: True
-) -> tff.framework.RemoteExecutorGrpcStub | None:
-    """Returns a stub of the worker at an address; None if it does not answer in time.
-
-    Args:
-        address: `host:port`.
-        seconds: How long to try.
-        alive: Tells whether it is worth going on.
-    """
-    channel = grpc.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            ("grpc.use_local_subchannel_pool", 1),  # no other channel's wait before it tries again
-        ],
-    )
-    found = tff.framework.RemoteExecutorGrpcStub(channel)
-    deadline = time.monotonic() + seconds
-    while alive() and time.monotonic() < deadline:
-        if found.is_ready:
-            return found
-        time.sleep(0.05)
-    channel.close()
-    return None
-
-
-class _Remote:
-    """A worker on another machine."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.lost = False
-        self.busy = False
-        self._stub = None
-        self._context = tff.framework.SyncExecutionContext(
-            executor_fn=tff.framework.ResourceManagingExecutorFactory(self._executor),
-            transform_args=tff.tensorflow.transform_args,
-            transform_result=tff.tensorflow.transform_result,
-        )
-
-    def connect(self, seconds: float) -> bool:
-        """Tells whether it answers."""
-        if self._stub is None or not self._stub.is_ready:
-            self._stub = stub(self.address, seconds)
-        return self._stub is not None
-
-    def _executor(self, cardinalities):
-        # Called before each first use, and again after the connection broke.
-        if not self.connect(_ALIVE_SECONDS):
-            raise ConnectionError(f"{self.address} does not answer")
-        executor = tff.framework.RemoteExecutor(self._stub)
-        executor.set_cardinalities(cardinalities)
-        return executor
-
-    def invoke(self, compiled, arg):
-        """Computes there.
-
-        Raises:
-            ConnectionError: If it cannot be reached, any more.
-            Exception: Whatever the computation raised.
-        """
-        try:
-            return self._context.invoke(compiled, arg)
-        except (grpc.RpcError, tff.framework.RetryableError) as error:
-            self._stub = None  # whether it is there, only a new connection tells for certain
-            if self.connect(_ALIVE_SECONDS):
-                raise
-            raise ConnectionError(f"{self.address} does not answer") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,9 +137,9 @@ class SpreadingContext(tff.framework.SyncContext):
             UsageError: If one does not answer, or cannot compute what this machine can.
         """
         self._local = local
-        self._remotes = [_Remote(address) for address in addresses]
+        self._remotes = [Remote(address) for address in addresses]
         for remote in self._remotes:
-            _examine(remote, local)
+            examine(remote, local)
 
     def invoke(self, comp, arg):
         """Raises UsageError if a round finds that no worker is left."""
@@ -259,7 +157,7 @@ class SpreadingContext(tff.framework.SyncContext):
             total = self._local.invoke(parts.fold, tff.structure.Struct.unnamed(total, sent))
         return self._local.invoke(parts.conclude, tff.structure.Struct.unnamed(state, total))
 
-    def _at_hand(self) -> list[_Remote]:
+    def _at_hand(self) -> list[Remote]:
         """Returns the workers that are not lost; those that are back are welcome."""
         for remote in self._remotes:
             if remote.lost and not remote.busy and remote.connect(0.2):
@@ -268,7 +166,7 @@ class SpreadingContext(tff.framework.SyncContext):
         return [r for r in self._remotes if not r.lost] or _stop(self._remotes)
 
 
-def _stop(remotes: Sequence[_Remote]) -> list[_Remote]:
+def _stop(remotes: Sequence[Remote]) -> list[Remote]:
     names = ", ".join(remote.address for remote in remotes)
     raise UsageError(
         f"no worker is left of {names}. Start them again (`fedutils worker`), or leave them out to "
@@ -276,7 +174,7 @@ def _stop(remotes: Sequence[_Remote]) -> list[_Remote]:
     )
 
 
-def _answers(remotes: Sequence[_Remote], work, tasks: Sequence) -> Iterator[tuple[int, object]]:
+def _answers(remotes: Sequence[Remote], work, tasks: Sequence) -> Iterator[tuple[int, object]]:
     """Yields (position, answer) of each task as they come, each once.
 
     A worker that is lost leaves its task to the others. The task of one that is slow is given to
@@ -284,10 +182,10 @@ def _answers(remotes: Sequence[_Remote], work, tasks: Sequence) -> Iterator[tupl
     """
     answers = queue.SimpleQueue()
     waiting = collections.deque(range(len(tasks)))
-    begun: dict[_Remote, tuple[int, float]] = {}
+    begun: dict[Remote, tuple[int, float]] = {}
     done, repeated, longest = set(), set(), 0.0
 
-    def compute(remote: _Remote, position: int) -> None:
+    def compute(remote: Remote, position: int) -> None:
         try:
             answer = remote.invoke(work, tasks[position])
         except Exception as error:
@@ -295,7 +193,7 @@ def _answers(remotes: Sequence[_Remote], work, tasks: Sequence) -> Iterator[tupl
         remote.busy = False
         answers.put((remote, answer))
 
-    def lose(remote: _Remote, position: int, why: str) -> None:
+    def lose(remote: Remote, position: int, why: str) -> None:
         remote.lost = True
         waiting.append(position)
         print(f"the worker {remote.address} {why}: the others take its clients", flush=True)
@@ -345,54 +243,3 @@ def _in_order(answers: Iterator[tuple[int, object]]) -> Iterator[object]:
         while following in early:
             yield early.pop(following)
             following += 1
-
-
-def _known() -> tff.Computation:
-    """Arithmetic as in training, on numbers from a seed; the answer tells machines apart."""
-
-    @tff.tensorflow.computation(np.int32)
-    def arithmetic(seed):
-        images = tf.random.stateless_normal([4, 12, 12, 3], [seed, 0])
-        kernel = tf.random.stateless_normal([5, 5, 3, 8], [seed, 1])
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            flat = tf.reshape(tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "VALID")), [4, -1])
-            loss = tf.reduce_sum(tf.nn.log_softmax(flat))
-        return tape.gradient(loss, kernel)
-
-    @tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
-    def known(seeds):
-        return tff.federated_sum(tff.federated_map(arithmetic, seeds))
-
-    return known
-
-
-def _examine(remote: _Remote, local: tff.framework.SyncContext) -> None:
-    if not remote.connect(_ANSWER_SECONDS):
-        raise UsageError(
-            f"no worker answers at {remote.address}: start it there with `fedutils worker --port "
-            f"{remote.address.rpartition(':')[2]}`, or mend the address"
-        )
-    known = _known()
-    arg = [1, 2]
-    expected = local.invoke(known, arg)
-    try:
-        found = remote.invoke(tff.backends.native.desugar_and_transform_to_native(known), arg)
-        same_kind = np.shape(found) == np.shape(expected) and np.allclose(found, expected, 1e-3)
-    except Exception as error:
-        raise _another_version(remote) from error
-    if not same_kind:
-        raise _another_version(remote)
-    if not np.array_equal(found, expected):
-        print(
-            f"the worker {remote.address} rounds differently, as another kind of processor or "
-            "version of TensorFlow does: the run will not repeat bit for bit elsewhere",
-            flush=True,
-        )
-
-
-def _another_version(remote: _Remote) -> UsageError:
-    return UsageError(
-        f"the worker {remote.address} cannot compute what this machine can: have the same version "
-        "of this package, and so of TensorFlow Federated, on all machines"
-    )

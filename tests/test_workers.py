@@ -18,7 +18,7 @@ import tensorflow_federated as tff
 from click.testing import CliRunner
 from support import REPOSITORY, environment, outcome
 
-from fedutils import cli, data, results, runtime, serving, training, workers
+from fedutils import cli, data, remotes, results, runtime, serving, training, workers
 from fedutils.errors import UsageError
 
 CONFIG = {
@@ -72,14 +72,14 @@ def spread(monkeypatch):
 def answered(monkeypatch):
     """What each worker answered, in the order of answers: (address, what clients sent)."""
     kept = []
-    invoke = workers._Remote.invoke
+    invoke = remotes.Remote.invoke
 
     def keep(self, compiled, arg):
         answer = invoke(self, compiled, arg)
         kept.append((self.address, answer))
         return answer
 
-    monkeypatch.setattr(workers._Remote, "invoke", keep)
+    monkeypatch.setattr(remotes.Remote, "invoke", keep)
     return kept
 
 
@@ -124,7 +124,7 @@ def killing(monkeypatch):
 
     def at(number: int, victims: list[subprocess.Popen]) -> None:
         asked = []
-        invoke = workers._Remote.invoke
+        invoke = remotes.Remote.invoke
 
         def watched(self, compiled, arg):
             asked.append(self.address)
@@ -133,7 +133,7 @@ def killing(monkeypatch):
                 timer.start()  # while it computes: a first round takes some seconds
             return invoke(self, compiled, arg)
 
-        monkeypatch.setattr(workers._Remote, "invoke", watched)
+        monkeypatch.setattr(remotes.Remote, "invoke", watched)
 
     return at
 
@@ -189,7 +189,7 @@ def test_worker_that_is_started_again_takes_part_again(tff_worker, capfd):
     with serving_worker() as (_, address):
         context = runtime._context(address)
     (remote,) = context._remotes
-    known = tff.backends.native.desugar_and_transform_to_native(workers._known())
+    known = tff.backends.native.desugar_and_transform_to_native(remotes.known_answer())
     with pytest.raises(ConnectionError, match=f"{address} does not answer"):
         remote.invoke(known, [1, 2])
     remote.lost = True
@@ -219,9 +219,9 @@ def test_malformed_addresses_are_told(addresses):
 
 
 def test_addresses():
-    assert workers.parse(" a.b-c:1, [::1]:65535 ") == ["a.b-c:1", "[::1]:65535"]
+    assert remotes.parse(" a.b-c:1, [::1]:65535 ") == ["a.b-c:1", "[::1]:65535"]
     with pytest.raises(UsageError, match="a:1 is named twice"):
-        workers.parse("a:1,b:2,a:1")
+        remotes.parse("a:1,b:2,a:1")
 
 
 def test_worker_that_refuses_is_told_before_anything_is_trained(tff_worker, spread, tmp_path):
@@ -246,12 +246,12 @@ def test_worker_that_computes_something_else_is_told(two, monkeypatch, capfd):
     """As one of another version would: what it is asked is not what it answers."""
     context, addresses = two
     local, remote = context._local, context._remotes[0]
-    answer = local.invoke(workers._known(), [1, 2])
+    answer = local.invoke(remotes.known_answer(), [1, 2])
     monkeypatch.setattr(remote, "invoke", lambda *_: answer * 2)
     with pytest.raises(UsageError, match=f"{addresses[0]} cannot compute what this machine can"):
-        workers._examine(remote, local)
+        remotes.examine(remote, local)
     monkeypatch.setattr(remote, "invoke", lambda *_: answer * (1 + 1e-6))
-    workers._examine(remote, local)
+    remotes.examine(remote, local)
     assert f"the worker {addresses[0]} rounds differently" in capfd.readouterr().out
 
 
