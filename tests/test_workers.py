@@ -235,7 +235,7 @@ def test_worker_that_refuses_is_told_before_anything_is_trained(tff_worker, spre
 
 
 def test_something_else_that_listens_is_no_worker(tff_worker, monkeypatch):
-    monkeypatch.setattr(workers, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(remotes, "_ANSWER_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"no worker answers at {address}"):
