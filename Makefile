@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 NOTEBOOKS := $(sort $(basename $(notdir $(wildcard notebooks/*.ipynb))))
 
 # NAME=VALUE on make's command line is a notebook parameter, unless make itself uses the name.
-OWN := PROFILE=% TESTS=% PORT=% PYTHON=% PAYLOADS=% REPOSITORY=% REF=%
+OWN := PROFILE=% TESTS=% PART=% PORT=% PYTHON=% PAYLOADS=% REPOSITORY=% REF=%
 PARAMETERS = $(foreach v,$(filter-out $(OWN),$(MAKEOVERRIDES)),-p '$(v)')
 # README.md tells what the quick profile found: it is written anew with that.
 REPORT = $(if $(PARAMETERS)$(filter-out quick,$(PROFILE))$(if $(wildcard results/race/race.json),,x),:,$(BIN)/fedutils report)
@@ -101,6 +101,11 @@ report: setup  ## Write the race's tables and figures and README.md from the pub
 verify: setup  ## Check that README, tables, figures, records and claims agree
 	@$(BIN)/fedutils verify
 
+# The benchmark has one parameter; its peers' environments are made in build/peers when first used.
+.PHONY: bench
+bench: setup  ## Measure the same updates through every peer ([PART=rate_distortion|speed|growth|round_time])
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python benchmarks/peers.py $(call option,PART,part)
+
 .PHONY: test
 test: setup  ## Run all tests (TESTS=path or options of pytest choose some)
 	@$(BIN)/python -m pytest $(or $(TESTS),-n 2 --dist loadfile)
@@ -137,10 +142,15 @@ address: setup  ## Name REPOSITORY=https://github.com/OWNER/NAME, where Colab fe
 	@touch $(READY)
 
 .PHONY: lock
-lock: setup  ## Resolve requirements.in anew into requirements.lock (hashed; no index named)
+lock: setup  ## Resolve requirements.in anew into requirements.lock, and the peers' (hashed; no index named)
 	@$(BIN)/uv pip compile --quiet --upgrade --no-annotate --no-header --no-emit-index-url \
 	  --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
 	  --override requirements.overrides --output-file requirements.lock requirements.in
+	@for name in codecs flower; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --no-annotate --no-header --no-emit-index-url \
+	    --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+	    --output-file benchmarks/peers/$$name.lock benchmarks/peers/$$name.in; \
+	done
 
 # pip-audit asks PyPI about each locked package; it is not installed here, and not in the lock.
 .PHONY: audit

@@ -16,7 +16,39 @@ import statistics
 import time
 from pathlib import Path
 
-from fedutils import data, provenance, race, results, runtime, training
+import tensorflow_federated as tff
+
+from fedutils import data, models, provenance, race, results, runtime, training
+
+
+class Rounds:
+    """Federated averaging of the study's CNN, a round a call.
+
+    Args:
+        aggregation: Name of a recipe, or a function that makes a TFF aggregation factory, which
+            is then used as TFF does, without anything of this project.
+        classes: Number of labels.
+    """
+
+    def __init__(self, aggregation, classes):
+        if callable(aggregation):
+            sgd = tff.learning.optimizers.build_sgdm
+            self._process = tff.learning.algorithms.build_weighted_fed_avg(
+                lambda: models.tff_model("cnn", classes, 1),
+                client_optimizer_fn=sgd(0.1),
+                server_optimizer_fn=sgd(1.0),
+                model_aggregator=aggregation(),
+            )
+        else:
+            config = training.RunConfig(aggregation, client_learning_rate=0.1)
+            self._process = training.build_process(config, classes)
+        self._state = self._process.initialize()
+
+    def __call__(self, datasets):
+        """Makes a round of these clients; returns its seconds."""
+        begin = time.perf_counter()
+        self._state = self._process.next(self._state, datasets).state
+        return time.perf_counter() - begin
 
 
 def main():
@@ -31,19 +63,15 @@ def main():
     runtime.start()
     federated = data.load(data.DataConfig(arguments.dataset), arguments.data_dir)
     names = race.select(arguments.recipes)
-    processes, states, seconds = {}, {}, {name: [] for name in names}
-    for name in names:
-        config = training.RunConfig(name, client_learning_rate=0.1)
-        processes[name] = training.build_process(config, federated.classes)
-        states[name] = processes[name].initialize()
+    rounds = {name: Rounds(name, federated.classes) for name in names}
+    seconds = {name: [] for name in names}
     cohorts = training.Cohorts(training.RunConfig(clients_per_round=arguments.clients), federated)
     for turn in range(arguments.turns + 1):
         datasets = cohorts.datasets(turn)
         for name in names:
-            begin = time.perf_counter()
-            states[name] = processes[name].next(states[name], datasets).state
+            spent = rounds[name](datasets)
             if turn:  # the first round compiles
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(spent)
     first = seconds[names[0]]
     for name in names:
         ratios = [a / b for a, b in zip(seconds[name], first, strict=True)]

@@ -51,10 +51,19 @@ def measure(
         size = len(payload.numpy())
         if not decoded.ok:
             raise ValueError(f"{codec!r} rejected its own payload of {size} bytes")
-        error = decoded.values.numpy().astype(np.float64) - vector
-        nmse = np.sum(error**2) / np.sum(vector.astype(np.float64) ** 2)
-        measured.append((8 * size / n, float(nmse)))
+        measured.append((8 * size / n, nmse(decoded.values.numpy(), vector)))
     return measured
+
+
+def nmse(decoded: np.ndarray, vector: np.ndarray) -> float:
+    """Returns the squared error's sum over the squared vector's, in double precision.
+
+    Args:
+        decoded: float[n].
+        vector: float[n], what was encoded.
+    """
+    error = decoded.astype(np.float64) - vector
+    return float(np.sum(error**2) / np.sum(vector.astype(np.float64) ** 2))
 
 
 def table(codecs: Mapping[str, Codec], updates: Updates) -> pd.DataFrame:
@@ -125,7 +134,5 @@ def entropy_curve(vector: np.ndarray, steps: Sequence[float]) -> pd.DataFrame:
         symbols = np.rint(vector / size)
         _, counts = np.unique(symbols, return_counts=True)
         shares = counts / len(vector)
-        error = symbols * size - vector
-        nmse = np.sum(error**2) / np.sum(vector.astype(np.float64) ** 2)
-        rows.append((step, -np.sum(shares * np.log2(shares)), nmse))
+        rows.append((step, -np.sum(shares * np.log2(shares)), nmse(symbols * size, vector)))
     return pd.DataFrame(rows, columns=["step", "entropy_bits_per_parameter", "nmse"])

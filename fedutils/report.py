@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import jinja2
 import pandas as pd
 
-from fedutils import analysis, claims, manifest, notebooks, provenance, results, standings
+from fedutils import analysis, claims, manifest, notebooks, peers, provenance, results, standings
 from fedutils.errors import UsageError
 from fedutils.units import format_bits, format_factor
 
@@ -41,9 +41,10 @@ def render(root: str | Path = provenance.REPOSITORY) -> str:
 
 
 def write(root: str | Path = provenance.REPOSITORY) -> None:
-    """Writes the race's tables and figures, then README.md, from the records."""
+    """Writes tables and figures of the race and of the peers, then README.md, from the records."""
     root = Path(root)
     standings.write(root / RACE)
+    peers.write(root)
     results.write_text(root / "README.md", render(root))
 
 
@@ -55,7 +56,8 @@ def context(root: Path) -> dict[str, object]:
     are the entries of the profile's manifest, `questions` what each notebook asks;
     `first_crossing(recipe, target)` tells from the profile's records what a recipe sent until a
     target, and how many times less than plain federated averaging; `claims` are those of
-    `claims.read` by id; `bits`, `percent`, `points` and `times` write numbers.
+    `claims.read` by id; `peers` is `peers.summary` of what was measured side by side; `bits`,
+    `percent`, `points` and `times` write numbers.
     """
     rows = standings.compute(root / RACE)["recipes"]
     executed = manifest.read(root / PROFILE)
@@ -95,6 +97,7 @@ def context(root: Path) -> dict[str, object]:
         "peak_memory_gib": max(entry["peak_memory_gib"] for entry in executed.values()),
         "machine": next(iter(executed.values()))["machine"],
         "first_crossing": first_crossing,
+        "peers": SimpleNamespace(**peers.summary(peers.read(root))),
         "claims": {claim.id: claim for claim in claims.read(root)},
         "bits": format_bits,
         "percent": lambda x: f"{x:.2%}",

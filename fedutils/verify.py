@@ -1,19 +1,19 @@
 """Does what is published agree with itself? Nothing is trained: the rest is held to the records.
 
-README and tables are written anew, the race's figures drawn anew, and compared; each figure of a
-notebook must be the one that its execution drew; each claim is computed anew.
+README and tables are written anew, figures of the race and of the peers drawn anew, and compared;
+each figure of a notebook must be the one that its execution drew; each claim is computed anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from fedutils import claims, manifest, notebooks, provenance, report, results, standings
+from fedutils import claims, manifest, notebooks, peers, provenance, report, results, standings
 from fedutils.errors import UsageError
 
 _CUMULATIVE = {
@@ -37,6 +37,7 @@ def problems(root: str | Path = provenance.REPOSITORY, *, computed: bool = True)
         yield from records(folder)
     if (root / report.RACE).exists():
         yield from race(root / report.RACE)
+    yield from side_by_side(root)
     yield from manifest.problems(root / report.PROFILE, notebooks.names(), root / "notebooks")
     yield from readme(root)
     if computed:
@@ -70,11 +71,36 @@ def records(folder: Path) -> Iterator[str]:
 
 def race(folder: Path) -> Iterator[str]:
     """Finds tables and figures of the race that are not what its records give."""
+
+    def write(anew: Path) -> None:
+        found = standings.compute(folder)
+        standings.write_tables(anew, found)
+        standings.draw(folder, found, anew / "figures")
+
+    expected = yield from _written_anew(folder, write)
+    if expected is None:
+        return
+    for path in sorted((folder / "figures").glob("*")):
+        if path.relative_to(folder) not in expected:
+            yield f"{folder.name}: the figure {path.name} is drawn from no records"
+
+
+def side_by_side(root: Path) -> Iterator[str]:
+    """Finds tables and figures of the peers that are not what was measured."""
+    yield from _written_anew(root / peers.FOLDER, lambda anew: peers.write(root, anew))
+
+
+def _written_anew(
+    folder: Path, write: Callable[[Path], None]
+) -> Generator[str, None, set[Path] | None]:
+    """Finds files of a folder that are not what a function writes.
+
+    Returns:
+        The files that it writes, relative to the folder; None if it cannot.
+    """
     try:
         with tempfile.TemporaryDirectory() as anew:
-            found = standings.compute(folder)
-            standings.write_tables(anew, found)
-            standings.draw(folder, found, Path(anew) / "figures")
+            write(Path(anew))
             expected = {
                 path.relative_to(anew): path.read_bytes()
                 for path in sorted(Path(anew).rglob("*"))
@@ -82,16 +108,14 @@ def race(folder: Path) -> Iterator[str]:
             }
     except (UsageError, FileNotFoundError) as error:
         yield f"{folder.name}: its tables cannot be computed ({error})"
-        return
+        return None
     for name, content in expected.items():
         path = folder / name
         if not path.exists():
             yield f"{folder.name}: {name} is missing; `make report` writes it"
         elif path.read_bytes() != content:
             yield f"{folder.name}: {name} is not what the records give; `make report` writes it"
-    for path in sorted((folder / "figures").glob("*")):
-        if path.relative_to(folder) not in expected:
-            yield f"{folder.name}: the figure {path.name} is drawn from no records"
+    return set(expected)
 
 
 def readme(root: Path) -> Iterator[str]:

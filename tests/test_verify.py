@@ -22,6 +22,9 @@ def copy(tmp_path):
     for name in ("docs", "results/race", "results/quick"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     shutil.copy(REPOSITORY / "README.md", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    for path in (REPOSITORY / "benchmarks").glob("peers*.*"):
+        shutil.copy(path, tmp_path / "benchmarks")
     return tmp_path
 
 
