@@ -74,22 +74,29 @@ def _lloyd_max(root: Path, bits: int) -> float:
     return float(np.sum(density * (x - nearest) ** 2) * (x[1] - x[0]))
 
 
-def _race(root: Path, recipe: str, measure: str, dataset: str = "emnist") -> float:
+def _race(root: Path, recipe: str, measure: str, dataset: str = "emnist", seeds=None) -> float:
+    value = _row(root, recipe, dataset, seeds)[measure]
+    if value is None:
+        raise UsageError(f"{recipe} has no {measure} on {dataset}")
+    return value
+
+
+def _row(root: Path, recipe: str, dataset: str, seeds=None) -> dict:
     from fedutils import standings
 
-    for row in standings.compute(root / "results" / "race")["recipes"]:
+    for row in standings.compute(root / "results" / "race", seeds)["recipes"]:
         if (row["name"], row["dataset"]) == (recipe, dataset):
-            if row[measure] is None:
-                raise UsageError(f"{recipe} has no {measure} on {dataset}")
-            return row[measure]
+            return row
     raise UsageError(f"{recipe} did not run on {dataset}")
 
 
 def _race_ratio(
     root: Path, recipe: str, other: str, measure: str, dataset: str = "emnist"
 ) -> float:
-    """How many times more another recipe has of a measure."""
-    return _race(root, other, measure, dataset) / _race(root, recipe, measure, dataset)
+    """How many times more another recipe has of a measure, with the seeds that both ran with."""
+    seeds = {*_row(root, recipe, dataset)["seeds"]} & {*_row(root, other, dataset)["seeds"]}
+    values = [_race(root, name, measure, dataset, seeds) for name in (other, recipe)]
+    return values[0] / values[1]
 
 
 def _lead(root: Path, dataset: str = "emnist") -> float:

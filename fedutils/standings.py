@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -60,8 +60,12 @@ def code_of(origin: dict) -> str:
     return origin["code"][:8]
 
 
-def compute(folder: str | Path) -> dict[str, object]:
+def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[str, object]:
     """Computes the race's tables from all records in a folder.
+
+    Args:
+        folder: The race's.
+        seeds: Leaves out runs with others, if not None.
 
     Returns:
         `protocol`: what the runs have in common, and what the columns mean; `recipes`: the rows
@@ -76,7 +80,8 @@ def compute(folder: str | Path) -> dict[str, object]:
     folder = Path(folder)
     by_data: dict[str, dict[str, dict]] = {}
     for name, origin in results.origins_of(folder).items():
-        by_data.setdefault(origin["config"]["data"]["name"], {})[name] = origin
+        if seeds is None or origin["config"]["seed"] in seeds:
+            by_data.setdefault(origin["config"]["data"]["name"], {})[name] = origin
     if not by_data:
         raise UsageError(f"{folder} holds no records of a race")
     protocol, described, rows = {}, {}, []
