@@ -238,7 +238,7 @@ def measure_speed(options, vectors, layout):
         unit = np.sqrt(np.mean(np.square(vector, dtype=np.float64)))
         for what, step, kind in (
             ("default recipe", 40.0, "random"),
-            ("one bit a parameter", 0.8, "nearest"),
+            ("step 0.8, to the nearest", 0.8, "nearest"),
         ):
             scaled = vector / (unit * step)
             if kind == "random":

@@ -1,15 +1,17 @@
 """What is told of others: their decoders used right, and table and figures from the record."""
 
 import collections
+import contextlib
 import copy
 import json
 import math
-import os
 import re
 import shutil
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 from support import REPOSITORY
 
@@ -184,7 +186,7 @@ def test_a_stale_table_or_figure_is_found(published):
     assert list(verify.side_by_side(published)) == []
     folder = published / "benchmarks"
     record = json.loads((folder / "peers.json").read_text())
-    row = next(row for row in record["rate_distortion"] if row["codec"] == "zstd")
+    row = next(row for row in record["rate_distortion"] if row["codec"] == "TFF 8-bit")
     row["bytes"] = 2 * row["bytes"]
     (folder / "peers.json").write_text(json.dumps(record))
     (folder / "peers_time.svg").unlink()
@@ -224,8 +226,11 @@ def test_a_child_answers_fails_dies_and_leaves_nothing(tmp_path):
             child.ask("fail")
         started = child.ask("start")
         assert child.ask("double", value=[1]) == [1, 1]
-    with pytest.raises(ProcessLookupError):
-        os.kill(started, 0)
+    deadline = time.monotonic() + 30  # it was killed, and dies when the machine lets it
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(started).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     with (
         turns.Child(*arguments, environment=python_path) as child,
         pytest.raises(turns.Failed, match="ended without an answer"),

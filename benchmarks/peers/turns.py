@@ -76,7 +76,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for process in psutil.wait_procs(descendants, timeout=5)[1]:
+        for process in psutil.wait_procs(descendants, timeout=2)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._log.close()
