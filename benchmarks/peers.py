@@ -335,8 +335,9 @@ def measure_round_time(options, vectors, layout):
     unavailable, seconds = [], {}
     runtime.start()
     inside = {
-        "TFF, plain": "none",
+        peers.PLAIN: tff.aggregators.MeanFactory,
         "TFF, 8-bit compression": tff.learning.compression_aggregator,
+        peers.OWN_PLAIN: "none",
         "ours, default": "default",
     }
     inside = {name: round_time.Rounds(what, federated.classes) for name, what in inside.items()}
@@ -375,7 +376,7 @@ def measure_round_time(options, vectors, layout):
                 for name, value in found.items():
                     seconds.setdefault(name, []).append(value)
                 print(" ".join(f"{name}: {value:.2f}" for name, value in found.items()), flush=True)
-    first = seconds["TFF, plain"]
+    first = seconds[peers.PLAIN]
     rows = []
     for name, values in seconds.items():
         ratios = [a / b for a, b in zip(values, first, strict=False)]

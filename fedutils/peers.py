@@ -28,6 +28,9 @@ LEAST_BITS, MOST_BITS = 0.02, 8.0
 
 DEFAULT = "default, floats to payload"
 PLAIN = "TFF, plain"
+"""With all of TFF's defaults."""
+OWN_PLAIN = "ours, plain"
+"""TFF's averaging, but for its loop over a client's batches (`training.build_process`)."""
 LIMIT = "plain TensorFlow"
 
 _FAMILIES = {
@@ -121,9 +124,10 @@ def summary(found: Mapping) -> dict[str, object]:
     `closest` is the least ratio of another's bytes to ours at equal distortion, `closest_codec`
     whose, `wins` the names of those below 1; `speed_ratio` our time to encode and decode symbols
     of the default recipe over constriction's faster coder, `dense_speed_ratio` that with symbols
-    of a fine step, of some two bits each; `plain_ratio` a plain round over the
-    faster bare loop; `compressed_ratio` ours over a plain round; `tff_ratio` over TFF's compressed
-    one; `growth_exponent` that of time in the number of elements, from a million on.
+    of a fine step, of some two bits each; `plain_ratio` our plain round over the faster bare
+    loop; `compressed_ratio` our compressed round over it; `plain_tff_ratio` and `tff_ratio` that
+    over TFF's plain and compressed ones with TFF's defaults; `growth_exponent` that of time in the
+    number of elements, from a million on.
     """
     compared = compare(found["rate_distortion"], found["parameters"])
     closest = min(compared, key=lambda row: row["ratio"])
@@ -145,8 +149,9 @@ def summary(found: Mapping) -> dict[str, object]:
         "updates": len({row["round"] for row in found["rate_distortion"]}),
         "speed_ratio": _of_constriction(sparse),
         "dense_speed_ratio": _of_constriction(dense),
-        "plain_ratio": rounds[PLAIN]["seconds"] / bare,
-        "compressed_ratio": own["ratio_to_plain_tff"],
+        "plain_ratio": rounds[OWN_PLAIN]["seconds"] / bare,
+        "compressed_ratio": own["seconds"] / rounds[OWN_PLAIN]["seconds"],
+        "plain_tff_ratio": own["seconds"] / rounds[PLAIN]["seconds"],
         "tff_ratio": own["seconds"] / rounds["TFF, 8-bit compression"]["seconds"],
         "growth_exponent": float(exponent),
         "busy": sorted(part for part in PARTS if found["about"][part]["busy"]),

@@ -156,7 +156,7 @@ def test_the_record_has_every_part_with_its_origin(found):
         assert min(bits) <= peers.LEAST_BITS and max(bits) >= 6
     assert all(row["both_ms"] > 0 and row["bytes"] > 0 for row in found["speed"])
     assert {row["coder"] for row in found["growth"] if row["own"]} == {peers.DEFAULT}
-    assert peers.PLAIN in {row["system"] for row in found["round_time"]}
+    assert {peers.PLAIN, peers.OWN_PLAIN} <= {row["system"] for row in found["round_time"]}
     for part in peers.PARTS:
         about = found["about"][part]
         assert {"date", "commit", "machine", "versions", "peers", "unavailable"} <= set(about)
