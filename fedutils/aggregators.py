@@ -2,14 +2,14 @@
 
     client   value (float32[n]), weight ─ multiply ─ codec.encode ─▶ one string
     CLIENTS → SERVER                                                    │ federated_aggregate
-    server   mean ◀─ divide ◀─ sum of values, sum of weights ◀─ decode ◀┘
+    server   mean ◀─ divide ◀─ sum of values, sum of weights ◀─ decode ◀┘ (`totals`)
 
 The string (`wire`) holds all that the sum needs of a client, and nothing else crosses: the round's
 codec parameters (a sum may run on an aggregator that knows only what clients send), the client's
 weight, and the codec's payload, whose check covers the two others. So a client whose string is
 damaged, or whose update is not finite or too large for a square (`wire`), leaves numerator and
-denominator together. A codec with vectors among its parameters is decoded by the server, which
-knows them (`totals`). Sum and weights follow the order of operations of
+denominator together. A codec with vectors among its parameters can be decoded by the server alone,
+which knows them. Sum and weights follow the order of operations of
 `tff.aggregators.MeanFactory`: with a codec that loses nothing, the mean is the same bit for bit.
 """
 

@@ -110,8 +110,7 @@ def build_process(config: RunConfig, classes: int) -> tff.learning.templates.Lea
         server_optimizer_fn=tff.learning.optimizers.build_sgdm(config.server_learning_rate),
         model_distributor=distributor,
         model_aggregator=recipe.aggregator(seeds.stream(config.seed, "compression")),
-        # The same weights, bit for bit, as TFF's default loop over a client's batches gives, for
-        # two thirds of its time.
+        # The same weights, bit for bit, as with TFF's default loop over a client's batches, sooner.
         loop_implementation=tff.learning.LoopImplementation.DATASET_ITERATOR,
     )
     return feedback.fed_with_loss(process)

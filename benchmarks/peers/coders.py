@@ -48,27 +48,36 @@ def _words(data):
     return np.frombuffer(data, np.uint32)
 
 
-def constriction_ans():
-    """constriction's ANS coder with the symbols' frequencies."""
-    import constriction
-
-    stack = constriction.stream.stack
+def _with_frequencies(encode_symbols, decode_symbols):
+    """A coder of numbers from 0 on, given their frequencies, as one of symbols with its table."""
 
     def encode(symbols):
         low, counts, table = _table(symbols)
         if len(counts) == 1:
             return table
-        coder = stack.AnsCoder()
-        coder.encode_reverse(symbols - np.int32(low), _categorical(counts))
-        return table + coder.get_compressed().tobytes()
+        return table + encode_symbols(symbols - np.int32(low), _categorical(counts)).tobytes()
 
     def decode(data, n):
         low, counts, rest = _read_table(data)
         if len(counts) == 1:
             return np.full(n, low, np.int32)
-        return stack.AnsCoder(_words(rest)).decode(_categorical(counts), n) + np.int32(low)
+        return decode_symbols(_words(rest), _categorical(counts), n) + np.int32(low)
 
     return encode, decode
+
+
+def constriction_ans():
+    """constriction's ANS coder with the symbols' frequencies."""
+    import constriction
+
+    ans = constriction.stream.stack.AnsCoder
+
+    def encode(numbers, model):
+        coder = ans()
+        coder.encode_reverse(numbers, model)
+        return coder.get_compressed()
+
+    return _with_frequencies(encode, lambda words, model, n: ans(words).decode(model, n))
 
 
 def constriction_range():
@@ -77,21 +86,14 @@ def constriction_range():
 
     queue = constriction.stream.queue
 
-    def encode(symbols):
-        low, counts, table = _table(symbols)
-        if len(counts) == 1:
-            return table
+    def encode(numbers, model):
         coder = queue.RangeEncoder()
-        coder.encode(symbols - np.int32(low), _categorical(counts))
-        return table + coder.get_compressed().tobytes()
+        coder.encode(numbers, model)
+        return coder.get_compressed()
 
-    def decode(data, n):
-        low, counts, rest = _read_table(data)
-        if len(counts) == 1:
-            return np.full(n, low, np.int32)
-        return queue.RangeDecoder(_words(rest)).decode(_categorical(counts), n) + np.int32(low)
-
-    return encode, decode
+    return _with_frequencies(
+        encode, lambda words, model, n: queue.RangeDecoder(words).decode(model, n)
+    )
 
 
 def constriction_huffman():

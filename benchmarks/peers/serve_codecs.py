@@ -3,8 +3,6 @@
 import functools
 import importlib.metadata
 import os
-import resource
-import time
 
 import coders
 import numpy as np
@@ -28,24 +26,12 @@ def size(name, symbols):
 
 def seconds(name, symbols):
     """Seconds of encoding and of decoding symbols kept in a file, and the bytes."""
-    return _timed(name, _load(symbols))
-
-
-def _timed(name, given):
-    encode, decode = _pair(name, False)
-    begin = time.perf_counter()
-    data = encode(given)
-    middle = time.perf_counter()
-    decode(data, len(given))
-    return middle - begin, time.perf_counter() - middle, len(data)
+    return turns.timed(*_pair(name, False), _load(symbols))
 
 
 def grow(name, symbols, elements, repeats):
     """Least seconds over repeats for as many symbols as asked, and the peak memory in MiB."""
-    given = np.resize(_load(symbols), elements)
-    times = [_timed(name, given)[:2] for _ in range(repeats)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return [*np.min(times, axis=0).tolist(), peak]
+    return turns.least(*_pair(name, False), np.resize(_load(symbols), elements), repeats)
 
 
 @functools.cache

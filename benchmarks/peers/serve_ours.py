@@ -1,8 +1,6 @@
 """This project's codecs on request, timed as `serve_codecs` times those of others. See `turns`."""
 
 import os
-import resource
-import time
 
 import numpy as np
 import tensorflow as tf
@@ -33,38 +31,31 @@ def _codec(layout):
 _known = {}
 
 
-def _timed(name, given, layout):
-    layout = tuple(map(tuple, layout))
-    key = (name, layout)
+def _traced(name, given, layout):
+    """Encoder and decoder of a vector like this one."""
+    key = (name, tuple(map(tuple, layout)))
     if key not in _known:
         make = {
-            "context": lambda: _coder(entropy.Context(layout)),
+            "context": lambda: _coder(entropy.Context(key[1])),
             "ANS": lambda: _coder(entropy.Ans()),
-            DEFAULT: lambda: _codec(layout),
+            DEFAULT: lambda: _codec(key[1]),
         }
         encode, decode = _known[key] = make[name]()
-        decode(encode(given), len(given))  # trace
-    encode, decode = _known[key]
-    begin = time.perf_counter()
-    data = encode(given)
-    middle = time.perf_counter()
-    decode(data, len(given))
-    return middle - begin, time.perf_counter() - middle, len(data)
+        decode(encode(given), len(given))
+    return _known[key]
 
 
 def seconds(name, symbols, update, layout):
     """Seconds of encoding and decoding symbols, or the update, kept in files; and the bytes."""
-    given = np.load(update if name == DEFAULT else symbols)
-    return _timed(name, tf.constant(given), layout)
+    given = tf.constant(np.load(update if name == DEFAULT else symbols))
+    return turns.timed(*_traced(name, given, layout), given)
 
 
 def grow(name, update, elements, repeats):
     """Least seconds over repeats for an update as long as asked, and the peak memory in MiB."""
     layout = [(elements // 512, 512), (elements % 512,)]
     given = tf.constant(np.resize(np.load(update), elements))
-    times = [_timed(name, given, layout)[:2] for _ in range(repeats)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return [*np.min(times, axis=0).tolist(), peak]
+    return turns.least(*_traced(name, given, layout), given, repeats)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ that both sides need nothing but Python.
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 
@@ -36,6 +38,22 @@ def requests():
     os.dup2(2, 1)
     for line in sys.stdin:
         yield json.loads(line), lambda value: print(json.dumps(value), file=lines)
+
+
+def timed(encode, decode, given):
+    """Seconds of encoding and of decoding symbols, or floats, and the bytes between."""
+    begin = time.perf_counter()
+    data = encode(given)
+    middle = time.perf_counter()
+    decode(data, len(given))
+    return middle - begin, time.perf_counter() - middle, len(data)
+
+
+def least(encode, decode, given, repeats):
+    """Least seconds of each over repeats, and this process's peak memory in MiB."""
+    times = [timed(encode, decode, given)[:2] for _ in range(repeats)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return [*map(min, zip(*times, strict=True)), peak]
 
 
 class Failed(Exception):
