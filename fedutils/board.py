@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shlex
 import sys
 from pathlib import Path
 
+import tensorboard.manager
+import tensorboard.notebook
+from IPython import display
+
 from fedutils import results
+
+# TensorBoard's own limit, a minute, is too short on a machine that does other work.
+_START = datetime.timedelta(minutes=5)
 
 # Colab's page shows a server of its machine only through its proxy.
 _FRAME = """
@@ -28,30 +36,21 @@ def show(*runs: results.Run) -> None:
         print("Executed without a person: TensorBoard is not opened. To open it later:")
         print(f"  .venv/bin/tensorboard {arguments}")
         return
-    if os.environ.get("FEDUTILS_COLAB"):
-        _show_in_colab(shlex.split(arguments))
-        return
-    from IPython import get_ipython
+    port = _started(arguments)
+    if port is None:
+        print("TensorBoard did not start. To see why:")
+        print(f"  .venv/bin/tensorboard {arguments}")
+    elif os.environ.get("FEDUTILS_COLAB"):
+        # TensorBoard's own way would point the page at a port of the reader's machine: it runs in
+        # a kernel that does not look like Colab's (`fedutils.colab`).
+        display.display(display.Javascript(_FRAME % port))
+    else:
+        tensorboard.notebook.display(port, height=800)
 
+
+def _started(arguments: str) -> int | None:
+    """The port of a TensorBoard, started or found started; None if it does not start in time."""
     # A kernel's PATH need not lead to the programs of its environment.
     os.environ.setdefault("TENSORBOARD_BINARY", str(Path(sys.executable).with_name("tensorboard")))
-    shell = get_ipython()
-    shell.run_line_magic("load_ext", "tensorboard")
-    shell.run_line_magic("tensorboard", arguments)
-
-
-def _show_in_colab(arguments: list[str]) -> None:
-    """Starts TensorBoard, or finds it started, and shows it in Colab's page.
-
-    Its own notebook extension would point the page at a port of the reader's machine: it runs in
-    a kernel that does not look like Colab's (`fedutils.colab`).
-    """
-    from IPython.display import Javascript, display
-    from tensorboard import manager
-
-    started = manager.start(arguments)
-    if isinstance(started, manager.StartLaunched | manager.StartReused):
-        display(Javascript(_FRAME % started.info.port))
-    else:
-        print("TensorBoard did not start. To see why:")
-        print(f"  .venv/bin/tensorboard {shlex.join(arguments)}")
+    found = tensorboard.manager.start(shlex.split(arguments), timeout=_START)
+    return found.info.port if hasattr(found, "info") else None

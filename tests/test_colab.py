@@ -203,7 +203,7 @@ def test_tensorboard_is_shown_through_the_proxy_of_colab(tmp_path, monkeypatch, 
     shown, started = [], []
     run = SimpleNamespace(folder=tmp_path, tensorboard=tmp_path / "a folder")
 
-    def start(arguments):
+    def start(arguments, timeout):
         started.append(arguments)
         return tensorboard.manager.StartLaunched(SimpleNamespace(port=4321))
 
@@ -214,7 +214,8 @@ def test_tensorboard_is_shown_through_the_proxy_of_colab(tmp_path, monkeypatch, 
     board.show(run)
     assert started == [["--logdir_spec", f"{tmp_path.name}:{tmp_path}/a folder", "--port", "0"]]
     assert "proxyPort(4321," in shown[0].data
-    monkeypatch.setattr(tensorboard.manager, "start", tensorboard.manager.StartTimedOut)
+    late = tensorboard.manager.StartTimedOut(pid=1)
+    monkeypatch.setattr(tensorboard.manager, "start", lambda *_, **__: late)
     board.show(run)
     assert "did not start" in capsys.readouterr().out and len(shown) == 1
 

@@ -120,17 +120,19 @@ def leaves(value: object) -> list[object]:
 
 @pytest.fixture
 def killing(monkeypatch):
-    """Kills processes as soon as that many answers of clients' groups are asked for."""
+    """Kills a worker with clients to train, once that many answers of groups are asked for."""
 
-    def at(number: int, victims: list[subprocess.Popen]) -> None:
+    def at(number: int, victim: subprocess.Popen) -> None:
         asked = []
         invoke = remotes.Remote.invoke
 
         def watched(self, compiled, arg):
             asked.append(self.address)
             if len(asked) == number:
-                timer = threading.Timer(0.1, lambda: [victim.kill() for victim in victims])
-                timer.start()  # while it computes: a first round takes some seconds
+                # Stopped first, so that however quick it is, it is asked and has not answered.
+                for process in psutil.Process(victim.pid).children():
+                    process.suspend()
+                threading.Timer(0.5, victim.kill).start()
             return invoke(self, compiled, arg)
 
         monkeypatch.setattr(remotes.Remote, "invoke", watched)
@@ -153,7 +155,7 @@ def test_worker_that_is_killed_in_mid_round_costs_nothing(
     with serving_worker() as (_, one), serving_worker() as (victim, other):
         spread([one, other])
         runtime.start()
-        killing(1, [victim])
+        killing(1, victim)
         assert outcome(training.run(NONE, tmp_path)) == expected
     assert f"the worker {other} cannot be reached any more: the oth" in capfd.readouterr().out
 
@@ -164,7 +166,7 @@ def test_when_no_worker_is_left_the_run_resumes_elsewhere(
     with serving_worker() as (victim, address):
         spread([address])
         runtime.start()
-        killing(2, [victim])  # in the second round
+        killing(2, victim)  # in the second round
         with pytest.raises(UsageError, match=f"no worker is left of {address}.*command resumes"):
             training.run(NONE, tmp_path)
     assert results.Run(next(tmp_path.iterdir())).recorded() == 1
