@@ -57,7 +57,7 @@ FEDJAX = {
     "terngrad": ("FedJAX TernGrad", (3,)),
 }
 SPEEDS = {
-    "ours": (serve_ours.DEFAULT, "context", "ANS"),
+    "ours": (serve_ours.DEFAULT, "sparse", "context", "ANS"),
     "codecs": (
         "constriction ANS",
         "constriction range",
@@ -67,6 +67,7 @@ SPEEDS = {
         "tfc range",
     ),
 }
+DEFAULT_STEP = recipes.default([]).default_params()["step"]
 GROWING = (("ours", serve_ours.DEFAULT), ("codecs", "constriction ANS"), ("codecs", "zstd"))
 
 
@@ -152,9 +153,9 @@ class RateDistortion:
         return self.rows, self.unavailable
 
     def own(self, round_number, vector, folder):
-        """The default codec by step, and lossless coders on the symbols it makes."""
+        """The codec `context` by step, and lossless coders on the symbols it makes."""
         for kind, rounding in ROUNDINGS.items():
-            codec = recipes.default(self.layout, rounding=rounding)
+            codec = recipes.context(self.layout, rounding=rounding)
             encode, decode = (tf.function(f, autograph=False) for f in (codec.encode, codec.decode))
             for step in STEPS[kind]:
                 params = tensors({"step": step})
@@ -165,7 +166,7 @@ class RateDistortion:
                 values = decoded.values.numpy()
                 nmse = distortion.nmse(values, vector)
                 more = {"rounding": kind, "step": step}
-                name = "default" if kind == "random" else "default, nearest"
+                name = "context" if kind == "random" else "context, nearest"
                 self.add(name, round_number, len(payload.numpy()), nmse, own=True, **more)
                 unit = np.sqrt(np.mean(np.square(vector, dtype=np.float64))) * step
                 symbols = np.rint(values / unit).astype(np.int32)
@@ -237,8 +238,8 @@ def measure_speed(options, vectors, layout):
                 unavailable += [{"peer": peer, "reason": reason(error)} for peer in SPEEDS[name]]
         unit = np.sqrt(np.mean(np.square(vector, dtype=np.float64)))
         for what, step, kind in (
-            ("default recipe", 40.0, "random"),
-            ("step 0.8, to the nearest", 0.8, "nearest"),
+            (peers.DEFAULT_SYMBOLS, DEFAULT_STEP, "random"),
+            (peers.DENSE_SYMBOLS, 0.8, "nearest"),
         ):
             scaled = vector / (unit * step)
             if kind == "random":
@@ -294,7 +295,7 @@ def measure_growth(options, vectors, layout):
     with tempfile.TemporaryDirectory() as folder:
         update, symbols = Path(folder) / "update.npy", Path(folder) / "symbols.npy"
         np.save(update, part)
-        scaled = part / (40 * np.sqrt(np.mean(np.square(part, dtype=np.float64))))
+        scaled = part / (DEFAULT_STEP * np.sqrt(np.mean(np.square(part, dtype=np.float64))))
         rounded = np.floor(scaled + np.random.default_rng(0).random(len(part)))
         np.save(symbols, rounded.astype(np.int32))
         for name, coder in GROWING:

@@ -128,7 +128,7 @@ def codecs(layout: Layout) -> dict[str, Codec]:
     return {
         **recipes.codecs(layout),
         # Fine enough for statistics of rows and columns to pay off.
-        "default": codec_recipes.default(layout, step=4.0),
+        "context": codec_recipes.context(layout, step=4.0),
         # With the study's own threshold, all variables of a small model would be sent whole.
         "study": codec_recipes.study(layout, threshold=int(small)),
         "adaptive": adaptive.pooled(layout, step=0.2, size=256),
@@ -201,7 +201,7 @@ def targets(names: Sequence[str] = ()) -> Iterator[Target]:
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"unknown codec {unknown[0]!r}: choose one of {', '.join(known)}")
     for name in names or known:
-        yield Target(name, functools.partial(_codec, name), reports=name == "default")
+        yield Target(name, functools.partial(_codec, name), reports=name == "context")
 
 
 def strings(target: Target, seed: int, cases: Sequence[int]) -> Iterator[tuple[int, str, bytes]]:

@@ -34,6 +34,7 @@ _PROJECT = {
     "adaptive-fixed": ("#56B4E9", "v"),
     "adaptive-fixed-fine": ("#56B4E9", "^"),
     "default": ("#CC79A7", "D"),
+    "context": ("#CC79A7", "P"),
 }
 OWN = tuple(_PROJECT)
 _LITERATURE = {

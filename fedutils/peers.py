@@ -27,6 +27,8 @@ LEAST_BITS, MOST_BITS = 0.02, 8.0
 """Bits a parameter of this project's codec between which it is compared with others."""
 
 DEFAULT = "default, floats to payload"
+DEFAULT_SYMBOLS = "those of the default recipe"
+DENSE_SYMBOLS = "those of a step of 0.8, to the nearest"
 PLAIN = "TFF, plain"
 """With all of TFF's defaults."""
 OWN_PLAIN = "ours, plain"
@@ -34,7 +36,7 @@ OWN_PLAIN = "ours, plain"
 LIMIT = "plain TensorFlow"
 
 _FAMILIES = {
-    "default": "#D55E00",
+    "context": "#D55E00",
     "constriction": "#0072B2",
     "tfc": "#009E73",
     "z": "#8A6D00",
@@ -122,12 +124,12 @@ def summary(found: Mapping) -> dict[str, object]:
     """Returns the few numbers that tell who is ahead.
 
     `closest` is the least ratio of another's bytes to ours at equal distortion, `closest_codec`
-    whose, `wins` the names of those below 1; `speed_ratio` our time to encode and decode symbols
-    of the default recipe over constriction's faster coder, `dense_speed_ratio` that with symbols
-    of a fine step, of some two bits each; `plain_ratio` our plain round over the faster bare
-    loop; `compressed_ratio` our compressed round over it; `plain_tff_ratio` and `tff_ratio` that
-    over TFF's plain and compressed ones with TFF's defaults; `growth_exponent` that of time in the
-    number of elements, from a million on.
+    whose, `wins` the names of those below 1; `speed_ratio` our time to encode and decode symbols of
+    the default recipe over constriction's faster coder, `dense_speed_ratio` that of `context` with
+    symbols of a fine step, of some two bits each; `plain_ratio` our plain round over the faster
+    bare loop; `compressed_ratio` our compressed round over it; `plain_tff_ratio` and `tff_ratio`
+    that over TFF's plain and compressed ones with TFF's defaults; `growth_exponent` that of time in
+    the number of elements, from a million on.
     """
     compared = compare(found["rate_distortion"], found["parameters"])
     closest = min(compared, key=lambda row: row["ratio"])
@@ -136,7 +138,7 @@ def summary(found: Mapping) -> dict[str, object]:
     own = rounds["ours, default"]
     sparse, dense = (
         {row["coder"]: row["both_ms"] for row in _of(found["speed"], symbols=symbols)}
-        for symbols in ("default recipe", "step 0.8, to the nearest")
+        for symbols in (DEFAULT_SYMBOLS, DENSE_SYMBOLS)
     )
     grown = [row for row in _of(found["growth"], own=True) if row["elements"] >= 10**6]
     spent = [row["encode_s"] + row["decode_s"] for row in grown]
@@ -147,8 +149,8 @@ def summary(found: Mapping) -> dict[str, object]:
         "wins": sorted({row["codec"] for row in compared if row["ratio"] < 1}),
         "points": len(compared),
         "updates": len({row["round"] for row in found["rate_distortion"]}),
-        "speed_ratio": _of_constriction(sparse),
-        "dense_speed_ratio": _of_constriction(dense),
+        "speed_ratio": sparse["sparse"] / _constriction(sparse),
+        "dense_speed_ratio": dense["context"] / _constriction(dense),
         "plain_ratio": rounds[OWN_PLAIN]["seconds"] / bare,
         "compressed_ratio": own["seconds"] / rounds[OWN_PLAIN]["seconds"],
         "plain_tff_ratio": own["seconds"] / rounds[PLAIN]["seconds"],
@@ -158,9 +160,9 @@ def summary(found: Mapping) -> dict[str, object]:
     }
 
 
-def _of_constriction(milliseconds: Mapping[str, float]) -> float:
-    theirs = (milliseconds[name] for name in milliseconds if name.startswith("constriction"))
-    return milliseconds["context"] / min(theirs)
+def _constriction(milliseconds: Mapping[str, float]) -> float:
+    """The time of constriction's faster coder."""
+    return min(milliseconds[name] for name in milliseconds if name.startswith("constriction"))
 
 
 def _of(rows: Iterable[Mapping], **values: object) -> list[Mapping]:
@@ -247,9 +249,9 @@ def _rates_text(found: Mapping) -> list[str]:
     return [
         "## Rate and distortion",
         f"Updates of one client in rounds {', '.join(rounds)} of plain federated averaging of the "
-        "study's CNN. Times ours: bytes over those that this project's `default` needs to err no "
+        "study's CNN. Times ours: bytes over those that this project's `context` needs to err no "
         "more, rounding the same way (at random or to the nearest), or any way. constriction, tfc "
-        "(tensorflow-compression), zstd, zlib and bz2 code the very symbols that `default` rounds "
+        "(tensorflow-compression), zstd, zlib and bz2 code the very symbols that `context` rounds "
         "to, with their frequencies inside where they need them; `8-bit +` compresses the levels "
         f"of 8-bit quantization. Compared where ours needs {LEAST_BITS:g} to {MOST_BITS:g} bits a "
         "parameter. " + verdict,
@@ -416,8 +418,8 @@ _NAMED_AT = {
 def _draw_points(axes, rows: Sequence[Mapping], parameters: int) -> None:
     labels = {}
     for name, label, line in (
-        ("default", "ours, at random", "-"),
-        ("default, nearest", "ours, to the nearest", "--"),
+        ("context", "ours, at random", "-"),
+        ("context, nearest", "ours, to the nearest", "--"),
     ):
         _, _, sizes, errors = _means(_of(rows, codec=name))
         order = np.argsort(sizes)
@@ -467,7 +469,7 @@ def _draw_points(axes, rows: Sequence[Mapping], parameters: int) -> None:
 
 def _draw_ratios(axes, compared: Sequence[Mapping]) -> None:
     ends, seen = [], {}
-    # This project's symbols were coded with both roundings: the figure has those of `default`.
+    # This project's symbols were coded with both roundings: the figure has those at random.
     compared = [row for row in compared if "step" not in row or row["rounding"] == "random"]
     for name in dict.fromkeys(row["codec"] for row in compared):
         bits, ratios, _, _ = _means(_of(compared, codec=name))
@@ -536,7 +538,7 @@ def times(found: Mapping) -> Figure:
     figure, (speed, growth, rounds) = plt.subplots(
         1, 3, figsize=(13.5, 4.6), layout="constrained", width_ratios=(1.15, 1, 1.05)
     )
-    _draw_speed(speed, _of(found["speed"], symbols="default recipe"))
+    _draw_speed(speed, _of(found["speed"], symbols=DEFAULT_SYMBOLS))
     _draw_growth(growth, found["growth"])
     _draw_rounds(rounds, found["round_time"])
     return figure

@@ -49,7 +49,9 @@ def command(port: int) -> list[str]:
     """Returns the command that starts TFF's worker, bound to the thread that starts it."""
     package = Path(importlib.util.find_spec("tensorflow_federated").origin).parent
     binary = str(package / "data" / "worker_binary")
-    options = [f"--port={port}", "--max_concurrent_computation_calls=-1"]
+    # As many clients at a time as there are cores: more would only take turns, and memory.
+    at_once = len(os.sched_getaffinity(0))
+    options = [f"--port={port}", f"--max_concurrent_computation_calls={at_once}"]
     return processes.bound_to_parent([binary, *options])
 
 

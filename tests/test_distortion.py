@@ -32,7 +32,7 @@ def test_table_has_a_row_a_recipe_and_update():
 
 
 def test_sweep_trades_rate_for_distortion():
-    sweep = distortion.sweep(recipes.codecs(LAYOUT)["default"], VECTORS[0], [0.5, 1.0, 2.0])
+    sweep = distortion.sweep(recipes.codecs(LAYOUT)["context"], VECTORS[0], [0.5, 1.0, 2.0])
     assert sweep["step"].tolist() == [0.5, 1.0, 2.0]
     assert sweep["bits_per_parameter"].is_monotonic_decreasing
     assert sweep["nmse"].is_monotonic_increasing

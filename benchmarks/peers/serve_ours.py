@@ -36,6 +36,7 @@ def _traced(name, given, layout):
     key = (name, tuple(map(tuple, layout)))
     if key not in _known:
         make = {
+            "sparse": lambda: _coder(entropy.Sparse()),
             "context": lambda: _coder(entropy.Context(key[1])),
             "ANS": lambda: _coder(entropy.Ans()),
             DEFAULT: lambda: _codec(key[1]),

@@ -15,6 +15,7 @@ from fedutils.codecs.entropy.context import Context
 from fedutils.codecs.entropy.elias import EliasGamma
 from fedutils.codecs.entropy.huffman import Huffman
 from fedutils.codecs.entropy.packing import FixedWidth
+from fedutils.codecs.entropy.sparse import Sparse
 from fedutils.codecs.floats import Raw, SparseFloats
 from fedutils.codecs.nonuniform import ExponentialLevels, FittedLevels, GaussianLevels, PowersOfTwo
 from fedutils.codecs.quantizers import MinMax, Nearest, Stochastic, TwoMeans
@@ -65,7 +66,16 @@ def small_whole(build: Callable[[Layout], Codec], min_elements: int) -> Callable
 
 
 @_recipe("default", "this project")
-def default(layout: Layout, step: float = 40.0, rounding: Stage = Stochastic()) -> Codec:
+def default(layout: Layout, step: float = 150.0) -> Codec:
+    """Stochastic rounding with one coarse step for the model, Rice codes of the few nonzeros.
+
+    step: in standard deviations of the client's update; a round parameter.
+    """
+    return chain(RelativeStep(step), Stochastic(), Sparse())
+
+
+@_recipe("context", "this project")
+def context(layout: Layout, step: float = 40.0, rounding: Stage = Stochastic()) -> Codec:
     """Stochastic rounding with one step for the model, entropy-coded in the weights' context.
 
     step: in standard deviations of the client's update; a round parameter.

@@ -199,4 +199,4 @@ def test_no_vector_between_stages_and_coder_changes_nothing(name):
 
 
 def test_some_stages_and_coders_need_no_vector():
-    assert {"default", "mitchell", "adaptive", "two-way"} <= set(SPARSELY)
+    assert {"default", "context", "mitchell", "adaptive", "two-way"} <= set(SPARSELY)

@@ -51,7 +51,7 @@ def test_composition_conforms(name):
     assert "bit/parameter" in check(COMPOSITIONS[name])
 
 
-@pytest.mark.parametrize("name", ["default", "3lc"])
+@pytest.mark.parametrize("name", ["default", "context", "3lc"])
 def test_ten_million_numbers(name):
     n = 10_000_000
     x = tf.random.stateless_normal([n], [1, 2])

@@ -17,5 +17,6 @@ from fedutils.codecs.entropy.elias import EliasGamma
 from fedutils.codecs.entropy.huffman import Huffman
 from fedutils.codecs.entropy.packing import FixedWidth
 from fedutils.codecs.entropy.rice import SparseRice
+from fedutils.codecs.entropy.sparse import Sparse
 
-__all__ = ["Ans", "Context", "EliasGamma", "FixedWidth", "Huffman", "SparseRice"]
+__all__ = ["Ans", "Context", "EliasGamma", "FixedWidth", "Huffman", "Sparse", "SparseRice"]
