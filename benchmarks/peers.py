@@ -30,7 +30,17 @@ import round_time
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedutils import data, distortion, peers, provenance, results, runtime, training, updates
+from fedutils import (
+    data,
+    distortion,
+    peers,
+    provenance,
+    report,
+    results,
+    runtime,
+    training,
+    updates,
+)
 from fedutils.codecs import quantizers, recipes
 from fedutils.codecs.base import tensors
 
@@ -428,15 +438,15 @@ def main():
     path = HERE / "peers.json"
     vectors, layout = collected()
     for part in chosen:
-        load, begin = os.getloadavg()[0], time.monotonic()
+        before, begin = psutil.cpu_percent(3), time.monotonic()
         rows, unavailable = PARTS[part](options, vectors, layout)
         kept = json.loads(path.read_text()) if path.exists() else {"about": {}}
         kept["about"][part] = {
             "date": datetime.date.today().isoformat(),
             "seconds": round(time.monotonic() - begin),
-            # Times that were taken while the machine had other work are preliminary.
-            "busy": load > 0.5,
-            "load_before": round(load, 2),
+            # Times that were taken while the machine had other work are preliminary; bytes are not.
+            "busy": before > 5 and part in peers.TIMED,
+            "cpu_percent_before": before,
             "turns": options.turns,
             "peers": versions_of_peers(),
             **provenance.describe(),
@@ -449,7 +459,7 @@ def main():
     if missing:
         print(f"No table or figure yet: {', '.join(missing)} not measured")
     else:
-        peers.write()
+        report.write_peers()
 
 
 if __name__ == "__main__":

@@ -10,9 +10,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jinja2
+import matplotlib.pyplot as plt
 import pandas as pd
 
-from fedutils import analysis, claims, manifest, notebooks, peers, provenance, results, standings
+from fedutils import (
+    analysis,
+    claims,
+    looks,
+    manifest,
+    notebooks,
+    peers,
+    peers_figures,
+    peers_table,
+    provenance,
+    results,
+    standings,
+)
 from fedutils.errors import UsageError
 from fedutils.units import format_bits, format_factor
 
@@ -44,8 +57,31 @@ def write(root: str | Path = provenance.REPOSITORY) -> None:
     """Writes tables and figures of the race and of the peers, then README.md, from the records."""
     root = Path(root)
     standings.write(root / RACE)
-    peers.write(root)
+    write_peers(root)
     results.write_text(root / "README.md", render(root))
+
+
+def write_peers(root: Path = provenance.REPOSITORY, out: str | Path | None = None) -> None:
+    """Writes the table, `peers.md`, and the figures, `peers` and `peers_time`.
+
+    Args:
+        root: Folder of the repository.
+        out: Folder to write to; `benchmarks` of the repository if None.
+
+    Raises:
+        UsageError: If a part was not measured.
+    """
+    out = root / peers.FOLDER if out is None else Path(out)
+    found = peers.read(root)
+    results.write_text(out / "peers.md", peers_table.table(found, manifest.read(root / PROFILE)))
+    looks.style()
+    for name, draw in (
+        ("peers", peers_figures.rate_distortion),
+        ("peers_time", peers_figures.times),
+    ):
+        figure = draw(found)
+        looks.save(figure, out, name)
+        plt.close(figure)
 
 
 def context(root: Path) -> dict[str, object]:

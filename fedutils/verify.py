@@ -87,7 +87,7 @@ def race(folder: Path) -> Iterator[str]:
 
 def side_by_side(root: Path) -> Iterator[str]:
     """Finds tables and figures of the peers that are not what was measured."""
-    yield from _written_anew(root / peers.FOLDER, lambda anew: peers.write(root, anew))
+    yield from _written_anew(root / peers.FOLDER, lambda anew: report.write_peers(root, anew))
 
 
 def _written_anew(

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from support import REPOSITORY
 
-from fedutils import distortion, peers, verify
+from fedutils import distortion, peers, peers_table, verify
 from fedutils.errors import UsageError
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "peers"))
@@ -135,7 +135,7 @@ def test_a_peer_that_wins_is_named(found):
     told = peers.summary(changed)
     assert "bfloat16" in told["wins"]
     assert told["closest"] < 1
-    assert "Fewer bytes than ours somewhere: " in peers.table(changed, {})
+    assert "Fewer bytes than ours somewhere: " in peers_table.table(changed, {})
 
 
 def test_the_record_has_every_part_with_its_origin(found):
