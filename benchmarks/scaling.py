@@ -1,15 +1,15 @@
 """Rounds spread over workers: how many a second, what crosses the sockets, what 10^6 clients cost.
 
     .venv/bin/python benchmarks/scaling.py [--recipes none,default] [--workers 0,1,2,4]
-        [--clients 10,100,1000] [--turns 2] [--out benchmarks/scaling.json]
+        [--clients 10,100,1000] [--turns 5] [--out benchmarks/scaling.json]
 
 All workers are on this machine and share its cores: what is seen is what spreading costs, not what
 more machines would gain. Each client has 20 real digits, a batch, and the `dense` network. The
 rounds of the numbers of workers (0: no sockets, this machine alone) are interleaved, so that a
 machine whose speed drifts slows all of them; times are medians. A round before them, which
-compiles, does not count; from 1,000 clients on there is none, as it would make no difference. The
-bytes are the kernel's own counters of the workers' connections (`ss`), read before and after a
-round. JSON and a figure beside it are written.
+compiles, does not count; from 1,000 clients on there is one round and none before, as neither would
+make a difference. The bytes are the kernel's own counters of the workers' connections (`ss`), read
+before and after a round. JSON and a figure beside it are written.
 """
 
 import argparse
@@ -110,8 +110,7 @@ def measure(recipe, federated, contexts, counts, turns):
         state = process.initialize()
         seconds = {number: [] for number in contexts}
         crossed = {}
-        compiled = clients >= 1000
-        for turn in range(compiled, turns + 1):
+        for turn in range(turns + 1) if clients < 1000 else [1]:
             for number, (context, ports) in contexts.items():
                 tff.framework.set_default_context(context)
                 before, begin = sent_bytes(ports), time.perf_counter()
@@ -219,7 +218,7 @@ def main():
     parser.add_argument("--recipes", default="none,default")
     parser.add_argument("--workers", type=numbers, default=[0, 1, 2, 4])
     parser.add_argument("--clients", type=numbers, default=[10, 100, 1000])
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     federated = data.load(data.DataConfig("mnist5k"))
