@@ -8,6 +8,7 @@ import hashlib
 import json
 import pickle
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -250,6 +251,28 @@ def test_make_refuses_a_mistyped_parameter():
     result = make("reproduce", "PROFILE=smoke", "RUONDS=3")
     assert result.returncode != 0
     assert "no notebook here has a parameter 'RUONDS'" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["a folder/with  spaces", "it's"])
+def test_make_hands_values_on_as_they_are(tmp_path, value):
+    """To a command that prints what it is given, an argument a line."""
+    command = tmp_path / ".venv" / "bin" / "fedutils"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    command.chmod(0o755)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "00_setup.ipynb").touch()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy2(REPOSITORY / name, tmp_path)
+    (tmp_path / ".venv" / ".ready").touch()  # installs nothing
+    race = make("race", f"DATA_DIR={value}", "DATASET=emnist", "RECIPES=own", cwd=tmp_path)
+    expected = ["race", "--dataset", "emnist", "--data-dir", value, "--recipes", "own"]
+    assert race.stdout.splitlines() == expected, race.stderr
+    alone = make("00_setup", f"DATA_DIR={value}", "PROFILE=smoke", cwd=tmp_path)
+    expected = ["notebook", "--profile", "smoke", "-p", f"DATA_DIR={value}", "00_setup"]
+    assert alone.stdout.splitlines() == expected, alone.stderr
+    refused = make("race", "RUONDS=3 4", cwd=tmp_path)
+    assert refused.returncode != 0 and "the race has no parameter RUONDS" in refused.stderr
 
 
 def test_make_says_how_to_get_python(tmp_path):
