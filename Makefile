@@ -11,9 +11,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NOTEBOOKS := $(sort $(basename $(notdir $(wildcard notebooks/*.ipynb))))
 
+# Values may have spaces, which make writes with a backslash before them, and quotes.
+GIVEN := $(foreach v,$(subst \ ,?,$(MAKEOVERRIDES)),$(firstword $(subst =, ,$(v))))
+quoted = '$(subst ','\'',$(1))'
+option = $(if $($(1)),--$(2) $(call quoted,$($(1))))
+
 # NAME=VALUE on make's command line is a notebook parameter, unless make itself uses the name.
-OWN := PROFILE=% TESTS=% PART=% PORT=% PYTHON=% PAYLOADS=% REPOSITORY=% REF=%
-PARAMETERS = $(foreach v,$(filter-out $(OWN),$(MAKEOVERRIDES)),-p '$(v)')
+OWN := PROFILE TESTS PART PORT PYTHON PAYLOADS REPOSITORY REF
+PARAMETERS = $(foreach name,$(filter-out $(OWN),$(GIVEN)),-p $(call quoted,$(name)=$($(name))))
 # README.md tells what the quick profile found: it is written anew with that.
 REPORT = $(if $(PARAMETERS)$(filter-out quick,$(PROFILE))$(if $(wildcard results/race/race.json),,x),:,$(BIN)/fedutils report)
 EXECUTE = $(BIN)/fedutils notebook --profile '$(PROFILE)' $(PARAMETERS)
@@ -45,14 +50,14 @@ $(READY): requirements.lock pyproject.toml
 
 define find_python
 python=
-for candidate in $(PYTHON) python3.11 python3 python; do
-  if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+for candidate in $(if $(PYTHON),$(call quoted,$(PYTHON))) python3.11 python3 python; do
+  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
     python=$$candidate; break
   fi
 done
 if [ -n "$$python" ]; then
-  echo "Creating $(VENV) with $$($$python --version)"
-  $$python -m venv --clear $(VENV)
+  echo "Creating $(VENV) with $$("$$python" --version)"
+  "$$python" -m venv --clear $(VENV)
 elif command -v uv >/dev/null; then
   echo 'Creating $(VENV) with a Python 3.11 that uv finds or fetches'
   uv venv --quiet --clear --seed --python 3.11 $(VENV)
@@ -81,12 +86,11 @@ $(NOTEBOOKS): setup
 	@$(EXECUTE) $@
 
 # The race has its own parameters: a mistyped one would cost hours.
-RACE_PARAMETERS := RECIPES=% SEEDS=% DATASET=% DATA_DIR=% ROUNDS=% OUT=%
-option = $(if $($(1)),--$(2) '$($(1))')
+RACE_PARAMETERS := RECIPES SEEDS DATASET DATA_DIR ROUNDS OUT
 
 .PHONY: race
 race: setup  ## Run every recipe under one protocol, on emnist too if DATA_DIR is given
-	$(foreach v,$(filter-out $(RACE_PARAMETERS) PYTHON=%,$(MAKEOVERRIDES)),$(error the race has no parameter $(v)))
+	$(foreach name,$(filter-out $(RACE_PARAMETERS) PYTHON,$(GIVEN)),$(error the race has no parameter $(name)))
 	@for dataset in $(or $(DATASET),mnist5k $(if $(DATA_DIR),emnist)); do \
 	  $(BIN)/fedutils race --dataset $$dataset $(call option,DATA_DIR,data-dir) \
 	    $(call option,RECIPES,recipes) $(call option,SEEDS,seeds) \
@@ -138,7 +142,7 @@ html: setup  ## Make a web site of the executed notebooks of results/PROFILE in 
 # What it changes in pyproject.toml changes nothing that is installed.
 .PHONY: address
 address: setup  ## Name REPOSITORY=https://github.com/OWNER/NAME, where Colab fetches it, [REF=tag]
-	@$(BIN)/fedutils address $(if $(REPOSITORY),--repository '$(REPOSITORY)') $(if $(REF),--ref '$(REF)')
+	@$(BIN)/fedutils address $(call option,REPOSITORY,repository) $(call option,REF,ref)
 	@touch $(READY)
 
 .PHONY: lock

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from fedutils.units import format_bits
+from fedutils.units import format_bits, format_factor
 
 _COLUMNS = ("round", "aggregated", "times fewer aggregated", "total", "times fewer in all")
 
@@ -61,8 +61,8 @@ def bits_to_accuracy(records: pd.DataFrame, targets: Sequence[float]) -> pd.Data
                 if position == 0:
                     reference = aggregated, total
                 if reference:
-                    row["times fewer aggregated"] = f"{reference[0] / aggregated:.2f}"
-                    row["times fewer in all"] = f"{reference[1] / total:.2f}"
+                    row["times fewer aggregated"] = format_factor(reference[0] / aggregated)
+                    row["times fewer in all"] = format_factor(reference[1] / total)
             rows.append(row)
     return pd.DataFrame(rows).set_index(["target", "recipe"])
 

@@ -21,9 +21,9 @@ STORE = Path("results") / "runs"
 
 _EPILOG = """
 \b
-Begin with `fedutils check`. Completion of commands, options and names, in bash
-(for zsh or fish: zsh_source, fish_source):
-  eval "$(_FEDUTILS_COMPLETE=bash_source fedutils)"
+Begin with `check`, then `list` and `run`; `fedutils COMMAND --help` tells what a command takes.
+Completion of commands, options and names, in bash (for zsh or fish: zsh_source, fish_source):
+  eval "$(_FEDUTILS_COMPLETE=bash_source .venv/bin/fedutils)"
 """
 
 
@@ -68,14 +68,14 @@ _MODEL = click.option(
     "--model",
     default="cnn",
     show_default=True,
-    help="cnn, dense or logistic.",
+    help="The network: cnn (the study's), dense or logistic.",
     shell_complete=completion.one_of(completion.MODELS),
 )
 _RECIPE = click.option(
     "--recipe",
     default="none",
     show_default=True,
-    help="See `fedutils list`.",
+    help="How communication is compressed: a name that `fedutils list` tells.",
     shell_complete=completion.one_of(completion.RECIPES),
 )
 
@@ -123,20 +123,32 @@ def _data_options(command: Callable) -> Callable:
 @_data_options
 @click.option("--rounds", default=10, show_default=True, help="Number of rounds.")
 @click.option(
+    "--clients-per-round",
     "--clients",
-    "clients_per_round",
     default=10,
     show_default=True,
     help="Clients drawn each round.",
 )
-@click.option("--seed", default=1, show_default=True, help="Decides everything random.")
-@click.option("--batch-size", default=20, show_default=True, help="Examples a client's step.")
-@click.option("--epochs", default=1, show_default=True, help="A client's passes over its data.")
-@click.option("--client-learning-rate", default=0.02, show_default=True, help="Clients' SGD.")
-@click.option("--server-learning-rate", default=1.0, show_default=True, help="Server's SGD.")
-@click.option("--eval-every", default=5, show_default=True, help="Rounds between evaluations.")
 @click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    help="Decides initial weights, cohorts, shuffles and compression.",
+)
+@click.option("--batch-size", default=20, show_default=True, help="Examples in a client's step.")
+@click.option("--epochs", default=1, show_default=True, help="A client's passes over its data.")
+@click.option("--client-learning-rate", default=0.02, show_default=True, help="Of clients' SGD.")
+@click.option("--server-learning-rate", default=1.0, show_default=True, help="Of the server's SGD.")
+@click.option(
+    "--eval-every",
+    default=5,
+    show_default=True,
+    help="Rounds between evaluations on test digits.",
+)
+@click.option(
+    "--store",
     "--out",
+    "out",
     type=click.Path(path_type=Path),
     default=STORE,
     show_default=True,
@@ -145,7 +157,11 @@ def _data_options(command: Callable) -> Callable:
 @_WORKERS
 @_plain_errors
 def run(dataset, classes, partition, concentration, data_dir, out, workers, **settings) -> None:
-    """Make, resume or find one run; its records are a CSV file."""
+    """Train with one recipe, or resume or find that run.
+
+    Its folder, one for each choice of settings, has records.csv (accuracy, loss and bits, a row a
+    round), TensorBoard's events and where it came from.
+    """
     from fedutils import data, runtime, training
 
     runtime.use_workers(workers)
@@ -189,7 +205,8 @@ def run(dataset, classes, partition, concentration, data_dir, out, workers, **se
 def race(names, dataset, data_dir, seeds, rounds, out, store, fresh, workers) -> None:
     """Run recipes under one protocol; tabulate accuracy and bits.
 
-    Records that are in the folder are not made again, and its tables are made of all of them.
+    There is a run of each recipe and seed, some ten minutes on two cores. Records that are in the
+    folder are not made again, and its tables are made of all of them.
     """
     from fedutils import processes, race, runtime
 
@@ -220,12 +237,23 @@ def worker(port, host) -> None:
 @main.command()
 @_RECIPE
 @_MODEL
-@click.option("--clients", default=10, show_default=True, help="Clients in the round.")
+@click.option(
+    "--clients-per-round",
+    "--clients",
+    "clients",
+    default=10,
+    show_default=True,
+    help="Clients in a round.",
+)
 @click.option("--rounds", default=10, show_default=True, help="Rounds to add up.")
-@click.option("--classes", default=10, show_default=True, help="10 or 62.")
+@click.option("--classes", default=10, show_default=True, help="Labels of the model: 10 or 62.")
 @_plain_errors
 def bits(recipe, model, clients, rounds, classes) -> None:
-    """Print what a model costs to communicate, without training."""
+    """Print what a model costs to communicate, without training.
+
+    Bits of all clients: what a round's consist of, then those of all rounds so far as the study's
+    log has them, from round 0. Broadcast bits go to the clients, aggregated ones to the server.
+    """
     if clients < 1 or rounds < 1:
         raise UsageError(f"clients and rounds must be positive, not {clients} and {rounds}")
     from fedutils import data, ledger, training
@@ -235,12 +263,14 @@ def bits(recipe, model, clients, rounds, classes) -> None:
     bill = ledger.of(training.build_process(config, classes).next)
     for name, of_client in ledger.summary(bill).items():
         click.echo(f"{name:<20} {clients * of_client:>15,} bit a round")
+    strings = {}
     for direction in ledger.Direction:
-        if bill.measured_strings(direction):
+        strings[direction] = " and strings" if bill.measured_strings(direction) else ""
+        if strings[direction]:
             click.echo(f"{direction.value:<20} and payload strings, measured when they are sent")
     for done in range(1, rounds + 1):
         totals = ", ".join(
-            f"{name}_bits={format_bits(done * clients * bill.bits(direction))}"
+            f"{name}_bits={format_bits(done * clients * bill.bits(direction))}{strings[direction]}"
             for name, direction in (
                 ("broadcasted", ledger.Direction.BROADCAST),
                 ("aggregated", ledger.Direction.AGGREGATED),
@@ -263,7 +293,7 @@ and read by: fedutils inspect update.bin --codec mitchell
 @click.argument("path", metavar="PAYLOAD|RUN", type=click.Path(path_type=Path))
 @click.option(
     "--codec",
-    help="PAYLOAD: the recipe whose codec made it.",
+    help="PAYLOAD: the recipe whose codec made it, as `fedutils list` names it.",
     shell_complete=completion.one_of(completion.COMPRESSING),
 )
 @_MODEL
@@ -303,7 +333,8 @@ def list_recipes() -> None:
 
     width = max(map(len, recipes.RECIPES))
     for recipe in recipes.RECIPES.values():
-        click.echo(f"{recipe.name:<{width}}  {recipe.paper}. {recipe.sentence}")
+        paper = "" if recipe.paper == "-" else f"{recipe.paper}. "
+        click.echo(f"{recipe.name:<{width}}  {paper}{recipe.sentence}")
 
 
 @main.command()
@@ -326,7 +357,11 @@ def list_recipes() -> None:
 @click.option("--force", is_flag=True, help="Execute even what is up to date.")
 @_plain_errors
 def notebook(names, profile, parameters, force) -> None:
-    """Execute notebooks headless (all of them, if none is named)."""
+    """Execute notebooks headless (all of them, if none is named).
+
+    Executed copies, figures and records go to results/PROFILE. smoke takes seconds a notebook and
+    trains nothing worth reading, quick is what is published, full takes a day.
+    """
     from fedutils import notebooks, processes
 
     processes.end_with_make()

@@ -52,7 +52,7 @@ def curve(axes: Axes, records: pd.DataFrame, x: str, y: str) -> None:
     else:
         looks.bits_axis(axes)
     if y.endswith("accuracy"):
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
 
 
@@ -121,6 +121,7 @@ def payload_parts(parts: pd.DataFrame) -> Figure:
         left += bits.to_numpy()
     axes.set_yticks(rows, parts.index)
     axes.set(xlabel="Bits of one client's payload")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
     axes.grid(axis="y", visible=False)
     axes.legend(ncols=len(parts.columns), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return figure

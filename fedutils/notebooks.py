@@ -165,6 +165,7 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
                 kernel_name="python3",
                 cwd=str(provenance.REPOSITORY),
                 progress_bar=False,
+                coalesce_streams=True,  # what a cell prints is one block wherever it is shown
                 kernel_manager_class=LocalKernelManager,
             )
         _remove_traces(executed)

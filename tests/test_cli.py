@@ -1,7 +1,7 @@
 import pytest
 from support import fedutils
 
-from fedutils import cli, results, study
+from fedutils import cli, notebooks, results, study
 from fedutils.ledger import Direction
 
 
@@ -46,6 +46,19 @@ def test_bad_input_is_one_clear_line_before_training(arguments, words, tmp_path)
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert "round 0" not in result.stdout
+
+
+def test_bits_says_what_is_not_known_before_it_is_sent():
+    result = fedutils("bits", "--recipe", "mitchell", "--rounds", "1")
+    assert result.stdout.splitlines()[-1] == (
+        "round  0, broadcasted_bits=507.62Mibit, aggregated_bits=2.50Kibit and strings"
+    )
+
+
+def test_run_has_the_notebooks_words():
+    options = {option for parameter in cli.run.params for option in parameter.opts}
+    words = notebooks.parameters("01_baseline_fedavg").keys() - {"results_dir"}
+    assert options >= {f"--{word.replace('_', '-')}" for word in words}
 
 
 def test_list_names_every_recipe():

@@ -38,6 +38,14 @@ def test_drawn_points_are_the_records(records, x):
     assert figure.axes[0].get_xlabel() == figures.LABELS[x]
 
 
+def test_accuracies_that_hardly_differ_have_labels_that_do(records):
+    records["test_accuracy"] = records["test_accuracy"].where(records["test_accuracy"].isna(), 0.1)
+    figure = figures.accuracy_and_loss(records, "round")
+    figure.canvas.draw()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) > 2 and len(set(labels)) == len(labels)
+
+
 def test_equal_records_give_equal_files(records, tmp_path):
     figures.style()
     for folder in ("a", "b"):
@@ -50,8 +58,8 @@ def test_bits_to_accuracy(records):
     table = analysis.bits_to_accuracy(records, targets=(0.5, 0.9, 0.95))
     assert table.loc[("50%", "none"), "round"] == "10"
     assert table.loc[("50%", "none"), "aggregated"] == "9.77Kibit"
-    assert table.loc[("50%", "tff-compression"), "times fewer aggregated"] == "4.00"
-    assert table.loc[("50%", "tff-compression"), "times fewer in all"] == "1.60"
+    assert table.loc[("50%", "tff-compression"), "times fewer aggregated"] == "4"
+    assert table.loc[("50%", "tff-compression"), "times fewer in all"] == "1.6"
     assert table.loc[("90%", "none"), "round"] == "20"
     assert (table.loc["95%"] == "").all(axis=None)
 
