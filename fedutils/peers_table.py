@@ -177,10 +177,11 @@ def _origin_text(found: Mapping) -> list[str]:
     for part in peers.PARTS:
         where = about[part]
         machine = where["machine"]
-        busy = f"busy ({where['cpu_percent_before']:g} % before): preliminary"
-        busy = busy if where["busy"] else "idle" if part in peers.TIMED else "not timed"
+        state = "idle" if part in peers.TIMED else "not timed"
+        if where["busy"]:
+            state = f"busy ({where['cpu_percent_before']:g} % of the cores before): preliminary"
         facts = f"{machine['cores']} × {machine['processor']}, {machine['memory_gib']} GiB"
-        rows.append((part, where["date"], where["commit"], facts, busy))
+        rows.append((part, where["date"], where["commit"], facts, state))
     versions = about["rate_distortion"]["peers"] | {
         name: about["rate_distortion"]["versions"][name]
         for name in ("tensorflow-federated", "tensorflow")

@@ -16,6 +16,8 @@ import psutil
 
 PACKAGE = Path(__file__).parent
 REPOSITORY = PACKAGE.parent
+_KINDS = ("csv", "json", "md", "png", "svg")
+_MADE = ("results", "README.md", *(f"benchmarks/*.{kind}" for kind in _KINDS))
 
 # Packages whose version can change a run's numbers.
 DECIDING_PACKAGES = ("tensorflow-federated", "tensorflow", "keras", "numpy", "mlxtend")
@@ -106,7 +108,7 @@ def commit() -> str | None:
     `+changes` follows if files differ from it, other than published results, which change while
     they are made.
     """
-    paths = [".", ":(exclude)results", ":(exclude)README.md"]
+    paths = [".", *(f":(exclude){path}" for path in _MADE)]
     try:
         name = _git("describe", "--always", "--abbrev=12")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)

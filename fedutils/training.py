@@ -72,8 +72,9 @@ class RunConfig:
 
     @property
     def task(self) -> str:
-        """What is learned, for names of runs: the data set, and the model if not the study's."""
-        return self.data.name if self.model == "cnn" else f"{self.data.name}-{self.model}"
+        """What is learned, for names of runs: the data set, and what is not as in the study."""
+        classes = [str(self.data.classes)] * (self.data.classes != 10)
+        return "-".join([self.data.name, *classes, *[self.model] * (self.model != "cnn")])
 
 
 def _require(config: RunConfig, name: str, holds, expected: str) -> None:

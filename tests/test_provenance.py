@@ -1,5 +1,6 @@
 import ast
 import shutil
+import subprocess
 
 from fedutils import provenance
 
@@ -44,3 +45,23 @@ def test_commit_is_none_outside_git(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert provenance.commit() is None
+
+
+def test_commit_tells_of_changes_but_not_of_what_is_made_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
+    names = ("README.md", "results/race.json", "benchmarks/peers.json", "benchmarks/peers.py")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for command in (
+        ("init", "-q"),
+        ("add", "."),
+        ("-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "a"),
+    ):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    commit = provenance.commit()
+    for name in names[:3]:
+        (tmp_path / name).write_text("made anew")
+    assert provenance.commit() == commit
+    (tmp_path / names[3]).write_text("changed")
+    assert provenance.commit() == f"{commit}+changes"

@@ -42,6 +42,14 @@ def test_bad_settings_are_refused_at_once(settings, words):
         training.RunConfig(**settings)
 
 
+def test_names_of_runs_tell_tasks_apart():
+    tasks = [
+        training.RunConfig(data=data.DataConfig("emnist", classes=classes), model=model).task
+        for classes, model in ((10, "cnn"), (62, "cnn"), (10, "dense"), (62, "dense"))
+    ]
+    assert tasks == ["emnist", "emnist-62", "emnist-dense", "emnist-62-dense"]
+
+
 def test_too_many_clients_are_refused_before_training(tmp_path):
     config = training.RunConfig(data=SYNTHETIC, clients_per_round=3)
     with pytest.raises(UsageError, match="clients_per_round is 3, but synthetic has only 2"):
