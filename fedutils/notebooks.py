@@ -117,12 +117,16 @@ def _typed(key: str, value: object, default: object) -> object:
 
 
 class LocalKernelManager(AsyncKernelManager):
-    """Talks to the kernel over Unix sockets: nothing listens on a TCP port."""
+    """Talks to the kernel over Unix sockets: nothing listens on a TCP port, and nobody watches."""
 
     def __init__(self, *args, **kwargs) -> None:
         self._folder = tempfile.TemporaryDirectory()  # of the sockets; goes with the manager
         file = str(Path(self._folder.name) / "kernel.json")
         super().__init__(*args, **{"transport": "ipc", "connection_file": file, **kwargs})
+
+    async def start_kernel(self, **options) -> None:
+        """Tells the kernel alone, not this process, that nobody watches."""
+        await super().start_kernel(env={**os.environ, "FEDUTILS_HEADLESS": "1"}, **options)
 
 
 def execute(name: str, values: Mapping[str, object], output: Path, *, force: bool = False) -> bool:
@@ -155,7 +159,6 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
         raise results.not_written(output, error) from error
     partial = output / f".{name}.partial.ipynb"
     print(f"{name}: executing", flush=True)
-    os.environ["FEDUTILS_HEADLESS"] = "1"
     try:
         with usage.measured() as used:
             executed = papermill.execute_notebook(

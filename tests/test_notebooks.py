@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -60,6 +61,7 @@ def test_executes_headless(name, executed, no_process_left):
     assert figures and all(path.with_suffix(".svg").exists() for path in figures)
     text = json.dumps(notebook)
     assert str(REPOSITORY) not in text.replace(str(folder.parent), "")
+    assert "FEDUTILS_HEADLESS" not in os.environ  # it is told the kernel alone
 
 
 def test_parameters_are_checked():
