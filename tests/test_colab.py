@@ -311,7 +311,7 @@ class Kernel:
         self.manager.shutdown_kernel(now=True)
 
 
-def in_colab(python, folder):
+def in_colab(python, folder, **variables):
     """A kernel that is to a notebook as Colab's is: with settings that mislead other Pythons."""
     package = folder / "packages" / "google" / "colab"
     package.mkdir(parents=True)
@@ -325,6 +325,7 @@ def in_colab(python, folder):
         PYTHONPATH=str(folder / "packages"),
         IPYTHONDIR=str(folder / "ipython"),
         MPLBACKEND="module://not.there",
+        **variables,
     )
 
 
@@ -559,7 +560,7 @@ def test_notebook_shows_what_it_shows_elsewhere(
         prepare_only=True,
     )
     code_cells(notebook)[0].source = first_cell
-    kernel = in_colab(other_python, tmp_path / "session")
+    kernel = in_colab(other_python, tmp_path / "session", FEDUTILS_HEADLESS="1")
     try:
         first, *shown = run_all(kernel, notebook)
     finally:
