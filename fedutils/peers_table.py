@@ -164,10 +164,9 @@ def _executed_text(executed: Mapping) -> list[str]:
         _markdown(("notebook", "seconds", "share", "peak memory, GiB"), rows),
         "Nearly all of it is training. So a run is made once, and every notebook that needs it "
         "finds it; clients go through their batches in TFF's other, quicker loop, with the same "
-        "weights bit for bit; as many of them train at a time as there are cores, which takes "
-        "less memory and disturbs caches less than all at once; the default recipe's coder sees "
-        "the nonzeros alone. Set-up, which comes before, is uv's: it installs the lock in "
-        "parallel.",
+        "weights bit for bit; as many of them train at a time as there are cores, not all at "
+        "once; the default recipe's coder sees the nonzeros alone. Set-up, which comes before, "
+        "is uv's: it installs the lock in parallel.",
     ]
 
 
