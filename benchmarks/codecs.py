@@ -22,7 +22,7 @@ from fedutils.codecs.base import tensors
 
 
 def measure(codec, vectors):
-    """Rows of (bits a parameter, NMSE), and median encode and decode milliseconds."""
+    """Rows of (bits per parameter, NMSE), and median encode and decode milliseconds."""
     params, n = tensors(codec.default_params()), vectors.shape[1]
     encode = tf.function(lambda x: codec.encode(x, params, tf.constant([1, 0])), autograph=False)
     decode = tf.function(lambda payload: codec.decode(payload, params, n).values, autograph=False)

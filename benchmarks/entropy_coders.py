@@ -1,10 +1,10 @@
-"""Sizes and times of the lossless coders, at rates from 0.02 to 8 bits a parameter.
+"""Sizes and times of the lossless coders, at rates from 0.02 to 8 bits per parameter.
 
     python benchmarks/entropy_coders.py [--updates UPDATE.npy …] [--threads N]
 
 Symbols are rounded Laplace and Gaussian-mixture numbers, as many as the study's CNN has
 parameters, and rounded updates of that CNN if any are given (float32 vectors, in the order of
-its variables).  A row holds the empirical order-0 entropy of the symbols in bits a parameter,
+its variables).  A row holds the empirical order-0 entropy of the symbols in bits per parameter,
 and for each coder the bytes, all side information included, over the entropy, and the
 milliseconds of encoding and decoding.
 """

@@ -54,7 +54,7 @@ import turns  # noqa: E402
 
 BUILD = provenance.REPOSITORY / "build" / "peers"
 ROUNDS = (1, 10, 40, 100)
-# Steps in root mean squares of the update, from about 9 bits a parameter to below 0.02.
+# Steps in root mean squares of the update, from about 9 bits per parameter to below 0.02.
 STEPS = {
     "nearest": (0.003, 0.015, 0.06, 0.25, 0.8, 2.0, 4.0, 8.0, 14.0),
     "random": (0.003, 0.015, 0.06, 0.25, 1.0, 4.0, 15.0, 40.0, 100.0, 250.0),

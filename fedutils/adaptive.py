@@ -68,6 +68,7 @@ def lean(
     step: float = 0.7,
     size: int = 4096,
     prior: float = 0.5,
+    learns_lines: bool = True,
 ) -> tff.aggregators.WeightedAggregationFactory:
     """The weighted mean of updates coded with `pooled`, at a number of bits.
 
@@ -78,12 +79,14 @@ def lean(
       step: of the first round; see `pooled`.
       size: of the pool.
       prior: see `shared.levels`; a pool that trusts a line's silence too much has outliers.
+      learns_lines: whether the pool prefers lines that were busy in earlier rounds; if not, all
+        weights are alike in all rounds.
     """
 
     def controller(layout: Layout) -> controllers.Controller:
         rate = [] if bits is None else [controllers.TargetRate(bits, doubling)]
-        lines = controllers.LineActivity(tuple(map(tuple, layout)), prior=prior)
-        return controllers.Together(*rate, controllers.MeanWeight(), lines)
+        lines = [_lines(layout, prior)] if learns_lines else []
+        return controllers.Together(*rate, controllers.MeanWeight(), *lines)
 
     return _mean(lambda layout: pooled(layout, step, size), seed, controller)
 
@@ -98,13 +101,13 @@ def following_loss(seed: int, step: float) -> tff.aggregators.WeightedAggregatio
 
     def controller(layout: Layout) -> controllers.Controller:
         loss = controllers.AdaQuantFL(memory=0.8)
-        return controllers.Together(loss, controllers.MeanWeight(), _lines(layout))
+        return controllers.Together(loss, controllers.MeanWeight(), _lines(layout, 0.1))
 
     return _mean(lambda layout: codec(layout, step), seed, controller)
 
 
-def _lines(layout: Layout) -> controllers.Controller:
-    return controllers.LineActivity(tuple(map(tuple, layout)))
+def _lines(layout: Layout, prior: float) -> controllers.Controller:
+    return controllers.LineActivity(tuple(map(tuple, layout)), prior=prior)
 
 
 def adaquantfl(seed: int, step: float = 1 / 2) -> tff.aggregators.WeightedAggregationFactory:

@@ -137,7 +137,7 @@ def compressed_aggregator(
       zeroing: whether to zero the updates of extreme norm, adaptively.
       clipping: whether to clip the updates' norm, adaptively.
       weighted: whether the mean is weighted.
-      min_elements: variables with fewer elements are sent whole (32 bits a number, inside the
+      min_elements: variables with fewer elements are sent whole (32 bits per number, inside the
         payload) and not shown to the codec; 0 means that the codec gets all.
 
     Returns:

@@ -45,7 +45,7 @@ def _study_ratio(root: Path, both: bool = False) -> float:
 def _measured(
     root: Path, codec: str, update: str, nmse: bool, size: int = 2**20, **arguments
 ) -> float:
-    """Either the NMSE or the bits a parameter of a codec on one of `UPDATES`."""
+    """Either the NMSE or the bits per parameter of a codec on one of `UPDATES`."""
     from fedutils import distortion
     from fedutils.codecs import recipes as codec_recipes
 

@@ -262,7 +262,7 @@ def bits(recipe, model, clients, rounds, classes) -> None:
     config = training.RunConfig(recipe, data.DataConfig("emnist", classes), model=model)
     bill = ledger.of(training.build_process(config, classes).next)
     for name, of_client in ledger.summary(bill).items():
-        click.echo(f"{name:<20} {clients * of_client:>15,} bit a round")
+        click.echo(f"{name:<20} {clients * of_client:>15,} bit per round")
     strings = {}
     for direction in ledger.Direction:
         strings[direction] = " and strings" if bill.measured_strings(direction) else ""

@@ -118,7 +118,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class TargetRate:
-    """Spends a number of bits a client and round: the step grows if more were spent.
+    """Spends a number of bits per client and round: the step grows if more were spent.
 
     bits: to spend in the first round, of a client's whole string.
     doubling: rounds in which they double; math.inf keeps them. While a model learns fast, the

@@ -27,7 +27,7 @@ def measure(
         seed: Of the codec's randomness.
 
     Returns:
-        For each update the rate in bits a parameter, measured on the payload, and the distortion
+        For each update the rate in bits per parameter, measured on the payload, and the distortion
         as NMSE: the squared error's sum over the squared update's.
 
     Raises:
@@ -110,7 +110,7 @@ def gaussian_bound(rate: np.ndarray) -> np.ndarray:
     not Gaussian and not independent, so a codec that knows their structure may go below.
 
     Args:
-        rate: Bits a parameter.
+        rate: Bits per parameter.
     """
     return 2.0 ** (-2.0 * np.asarray(rate))
 

@@ -163,7 +163,7 @@ def bits_by_content(bills: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def digits(clients: Mapping[str, tuple[np.ndarray, np.ndarray]], each: int = 12) -> Figure:
-    """Draws some digits of some clients, a row a client.
+    """Draws some digits of some clients, one row per client.
 
     Args:
         clients: For each client, images float32[n, 28, 28, 1] and labels int32[n].
@@ -212,7 +212,7 @@ def rate_distortion(
         measured: A row a recipe and update (`distortion.table`); their geometric mean is drawn.
         sweeps: By label, one of this project's codecs by step (`distortion.sweep`).
         entropies: Entropy and NMSE of uniform rounding by step (`distortion.entropy_curve`).
-        bound: Gaussian rate-distortion function: rates in bits a parameter to NMSE.
+        bound: Gaussian rate-distortion function: rates in bits per parameter to NMSE.
     """
     logs = measured.set_index("recipe")[["bits_per_parameter", "nmse"]]
     logs = np.log(logs.clip(lower=1e-16))
@@ -224,7 +224,7 @@ def rate_distortion(
         yscale="log",
         xlim=(0.004, 30),
         ylim=(1e-4, 400),
-        xlabel="Bits a parameter, measured on payloads",
+        xlabel="Bits per parameter, measured on payloads",
         ylabel="NMSE of one update (geometric mean)",
     )
     axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
@@ -257,7 +257,7 @@ def rate_distortion(
 
 
 def by_model(records: pd.DataFrame) -> Figure:
-    """Draws test accuracy against what clients send, a panel a model.
+    """Draws test accuracy against what clients send, one panel per model.
 
     Args:
         records: Tidy records of the same recipes with each model (`results.tidy`).

@@ -98,20 +98,33 @@ def _error_axis(axes: Axes, least: float, greatest: float) -> None:
     axes.set_ylim(least, greatest)
 
 
-def _label_above(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
-    """Names lines above the axes, side by side, with a thin leader from each line's end."""
+def _label_above(
+    axes: Axes,
+    points: Mapping[str, tuple[float, float]],
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Names recipes above the axes, side by side, each with a thin leader from its point.
+
+    Args:
+        axes: Whose limits are final.
+        points: By recipe, in the axes' units.
+        notes: What is to follow a recipe's name.
+    """
+    if not points:
+        return
+    notes = notes or {}
     axes.figure.canvas.draw()
-    order = sorted(ends, key=lambda name: ends[name][0])
+    order = sorted(points, key=lambda name: points[name])
     to_axes = axes.transData + axes.transAxes.inverted()
-    at = np.array([to_axes.transform(ends[name]) for name in order])
+    at = np.array([to_axes.transform(points[name]) for name in order])
     width = 10.5 * axes.figure.dpi / 72 / axes.get_window_extent().width  # of a line of text
     places = looks.spread(at[:, 0], width)
     places -= max(0.0, places[-1] - 1.0)
-    for name, end, place in zip(order, at, places, strict=True):
+    for name, point, place in zip(order, at, places, strict=True):
         look = looks.of([name])[name]
         axes.plot(
-            [end[0], place, place],
-            [end[1], 1.01, 1.03],
+            [point[0], place, place],
+            [point[1], 1.01, 1.03],
             transform=axes.transAxes,
             color=look["color"],
             linewidth=0.6,
@@ -122,7 +135,7 @@ def _label_above(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
         axes.text(
             place,
             1.04,
-            name,
+            name + notes.get(name, ""),
             transform=axes.transAxes,
             rotation=90,
             ha="center",
@@ -196,19 +209,19 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
 
 
 def frontier(rows: Sequence[Mapping]) -> Figure:
-    """Draws the accuracy at the end against bits a parameter, up and down together and alone.
+    """Draws the accuracy at the end against bits per parameter, up and down together and alone.
 
     Args:
         rows: Rows of the race's table of one data set.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained", sharey=True)
     reference = next((r["final_accuracy"] for r in rows if r["name"] == "none"), None)
     best = max(row["final_accuracy"] for row in rows)
     # Recipes far below the others are drawn at the lower end, with their accuracy beside them.
     near = [a for row in rows if (a := row["final_accuracy"]) >= 1 - 2.5 * (1 - best)]
     low = min(near)
     for axes, (kind, title) in zip(panels, _DIRECTIONS.items(), strict=True):
-        points = {}
+        points, notes = {}, {}
         for row in rows:
             rate = row["bits_per_parameter"]
             if kind == "total":
@@ -223,24 +236,25 @@ def frontier(rows: Sequence[Mapping]) -> Figure:
                 markersize=10 if row["name"] in looks.OWN else 7,
                 **look | ({"marker": 7} if below else {}),
             )
-            suffix = f" ({row['final_accuracy']:.1%})" if below else ""
+            if below:
+                notes[row["name"]] = f" ({100 * row['final_accuracy']:.1f} %)"
             if kind == "uplink" or row["name"] in (*looks.OWN, *_ALWAYS_NAMED):
-                points[row["name"] + suffix] = (rate, height)
+                points[row["name"]] = (rate, height)
         if reference is not None:
             axes.axhline(reference, color="0.5", linewidth=1, linestyle="--", zorder=0)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axes.set(title=title, xlabel="Bits a parameter, client and round")
+        axes.set_xlabel("Bits per parameter, client and round")
+        spot = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
+        axes.text(0.98, 0.02, title, fontweight="bold", **spot)
         _error_axis(axes, low - 0.1 * (1 - low), best + 0.15 * (1 - best))
-        left, right = axes.get_xlim()
-        axes.set_xlim(left / 60, right * 8)  # room for names
-        looks.label_points(axes, points)
+        _label_above(axes, points, notes)
     panels[0].set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
     return figure
 
 
 def time_to_accuracy(times: pd.DataFrame) -> Figure:
-    """Draws how long each recipe takes to the target, a panel a link, in parts.
+    """Draws how long each recipe takes to the target, one panel per link, in parts.
 
     Args:
         times: A row a link and recipe: `link`, `recipe`, and seconds of `download`, `compute`

@@ -16,7 +16,7 @@ RECORD = FOLDER / "peers.json"
 TIMED = ("speed", "growth", "round_time")
 PARTS = ("rate_distortion", *TIMED)
 LEAST_BITS, MOST_BITS = 0.02, 8.0
-"""Bits a parameter of this project's codec between which it is compared with others."""
+"""Bits per parameter of this project's codec between which it is compared with others."""
 
 DEFAULT = "default, floats to payload"
 DEFAULT_SYMBOLS = "those of the default recipe"

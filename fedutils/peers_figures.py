@@ -113,7 +113,7 @@ def _draw_points(axes, rows: Sequence[Mapping], parameters: int) -> None:
         xlim=(0.005, 500),
         ylim=(1e-7, 2e3),
         title="Rate and distortion",
-        xlabel="Bits a parameter (hollow: by a formula)",
+        xlabel="Bits per parameter (hollow: by a formula)",
         ylabel="NMSE of one update",
     )
     axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
@@ -152,7 +152,7 @@ def _draw_ratios(axes, compared: Sequence[Mapping]) -> None:
         xlim=(peers.LEAST_BITS, 400),
         ylim=(0.8, top),
         title="Bytes over ours at equal distortion",
-        xlabel="Our bits a parameter at that distortion, rounding at random",
+        xlabel="Our bits per parameter at that distortion, rounding at random",
         ylabel="Times our bytes (below 1 wins)",
     )
     axes.set_xticks([0.02, 0.1, 0.5, 2, 8])

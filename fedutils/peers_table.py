@@ -57,7 +57,7 @@ def _rates_text(found: Mapping) -> list[str]:
             )
         )
     rows.sort(key=lambda row: float(row[5].split()[0]))
-    head = ("codec", "size", "points", "bits a parameter", "NMSE")
+    head = ("codec", "size", "points", "bits per parameter", "NMSE")
     verdict = (
         f"Fewer bytes than ours somewhere: {', '.join(wins)}."
         if wins
@@ -71,7 +71,7 @@ def _rates_text(found: Mapping) -> list[str]:
         "(tensorflow-compression), zstd, zlib and bz2 code the very symbols that `context` rounds "
         "to, with their frequencies inside where they need them; `8-bit +` compresses the levels "
         f"of 8-bit quantization. Compared where ours needs {peers.LEAST_BITS:g} to "
-        f"{peers.MOST_BITS:g} bits a parameter. " + verdict,
+        f"{peers.MOST_BITS:g} bits per parameter. " + verdict,
         _markdown((*head, "times ours", "times ours, any rounding"), rows),
     ]
 
@@ -136,7 +136,7 @@ def _rounds_text(found: Mapping) -> list[str]:
         )
         for row in rows
     ]
-    head = ("system", "seconds a round", "of plain TFF", "from, to", "of the bare loop", "turns")
+    head = ("system", "seconds per round", "of plain TFF", "from, to", "of the bare loop", "turns")
     return [
         "## Time of a round",
         "Federated averaging of the study's CNN, the same ten clients of `mnist5k` for all, one "

@@ -1,6 +1,6 @@
 """Run folders: one per run, found by what decides its numbers.
 
-A run's folder holds `config.json` (what was asked), `records.csv` (a row a round),
+A run's folder holds `config.json` (what was asked), `records.csv` (one row per round),
 `provenance.json` (written last: where the finished run came from), TensorBoard's events and,
 until the run is finished, its checkpoints.
 """
@@ -54,7 +54,7 @@ class Run:
             return None
 
     def records(self) -> pd.DataFrame:
-        """Returns the records: a row a round, round 0 being the state before training.
+        """Returns the records: one row per round, round 0 being the state before training.
 
         Columns: `round`, training and test metrics, `broadcast_bits` and `aggregated_bits` of the
         round, summed over its clients, their cumulative sums (`cumulative_…`), and `seconds`.

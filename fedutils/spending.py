@@ -81,7 +81,7 @@ def of(path: Path) -> Spending:
         recorded = {d: sum(int(row[f"{d.value}_bits"]) for row in trained) for d in Direction}
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UsageError(
-            f"{records} is damaged: expected the records of a run, a row a round"
+            f"{records} is damaged: expected the records of a run, one row per round"
         ) from error
     if not trained:
         raise UsageError(f"{records} has no trained round yet: inspect the run when it has")

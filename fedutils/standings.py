@@ -116,7 +116,7 @@ def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[st
 
 
 def write(folder: str | Path) -> dict[str, object]:
-    """Writes `race.json`, `race.csv`, `race.md` and a figure a data set; returns the tables."""
+    """Writes `race.json`, `race.csv`, `race.md` and figures of each data set; returns the tables."""
     folder = Path(folder)
     with results.locked(folder):
         found = compute(folder)
@@ -241,7 +241,7 @@ def _markdown(found: dict) -> str:
             "",
             f"![Bits to reach each target](figures/{dataset}_targets.png)",
             "",
-            f"![Accuracy at the end against bits a parameter](figures/{dataset}_frontier.png)",
+            f"![Accuracy at the end against bits per parameter](figures/{dataset}_frontier.png)",
         ]
         if any(row["dataset"] == dataset for row in found["times"]):
             lines += [
@@ -280,7 +280,7 @@ def _cells(row: dict) -> dict[str, str]:
         "in both directions": _text(row[f"total_ratio_{percent}"], format_factor),
         "accuracy at the end": _accuracy(row, "final_accuracy"),
         f"mean accuracy after round {SETTLED}": _accuracy(row, settled),
-        "bits a parameter, up": _text(row["bits_per_parameter"], "{:.3g}".format),
+        "bits per parameter, up": _text(row["bits_per_parameter"], "{:.3g}".format),
         "down": _text(row["downlink_bits_per_parameter"], "{:.3g}".format),
     }
 

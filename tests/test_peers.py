@@ -123,7 +123,7 @@ def test_others_are_compared_at_equal_distortion_within_the_range():
     assert compared[0]["own_bits"] == pytest.approx(4)
     assert compared[0]["ratio"] == pytest.approx(1)
     assert compared[0]["ratio_any"] == pytest.approx(2)
-    assert peers.compare(rows, 80) == []  # 40 bits a parameter
+    assert peers.compare(rows, 80) == []  # 40 bits per parameter
     assert peers.compare(rows, 800_000) == []  # 0.004
 
 

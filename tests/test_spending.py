@@ -43,7 +43,7 @@ def test_run_folder_is_told_as_its_published_records(tmp_path):
     result = CliRunner().invoke(cli.main, ["inspect", str(folder)])
     assert result.exit_code == 0, result.output
     assert f"{config['rounds']} rounds of 10 clients, 7,850 parameters" in result.output
-    # 32 bits a parameter, in both directions.
+    # 32 bits per parameter, in both directions.
     for line in ("broadcast model", "aggregated model"):
         row = next(row for row in result.output.splitlines() if row.startswith(line))
         assert row.split()[-2:] == [f"{32 * 7850:,}", "32"]

@@ -31,7 +31,7 @@ def check(codec: Codec | Callable[[Layout], Codec], params=None, trials: int = 4
       trials: encodings of the same vector, to test declared unbiasedness.
 
     Returns:
-      A line about the codec: bits a parameter and NMSE for 3,000 Gaussian numbers.
+      A line about the codec: bits per parameter and NMSE for 3,000 Gaussian numbers.
 
     Raises:
       NonConformance: naming the input and what was wrong with the output.

@@ -25,7 +25,7 @@ class Raw:
         return Decoded(tf.cond(ok, lambda: from_bytes(data, tf.float32), lambda: zeros), ok)
 
     def bound_bits(self, m: int) -> float:
-        """32 bits a number."""
+        """32 bits per number."""
         return 32 * m
 
 

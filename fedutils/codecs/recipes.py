@@ -52,7 +52,7 @@ def _recipe(name: str, paper: str):
 def small_whole(build: Callable[[Layout], Codec], min_elements: int) -> Callable[[Layout], Codec]:
     """A recipe that gives another one only the variables of at least `min_elements` elements.
 
-    The others are sent whole, at 32 bits a number, inside the same payload.
+    The others are sent whole, at 32 bits per number, inside the same payload.
     """
 
     def build_around(layout: Layout) -> Codec:
@@ -94,7 +94,7 @@ def identity(layout: Layout) -> Codec:
 def study(layout: Layout, bits: int = 8, threshold: int = 20_000) -> Codec:
     """8-bit stochastic levels from each large variable's least to its largest number.
 
-    TFF's own packs seven such numbers into 64 bits, which is 9.14 bits a number.
+    TFF's own packs seven such numbers into 64 bits, which is 9.14 bits per number.
 
     threshold: variables with no more elements than this are sent whole.
     """

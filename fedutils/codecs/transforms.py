@@ -194,7 +194,7 @@ class SetAside(Stage):
     """Sends small variables whole, as side information, and passes on the others.
 
     sizes: the number of elements of each variable, in their order in the vector.
-    min_elements: variables with fewer are set aside, at 32 bits a number.
+    min_elements: variables with fewer are set aside, at 32 bits per number.
     """
 
     sizes: tuple[int, ...]
