@@ -4,8 +4,8 @@
         [--uplink 5] [--down 55] [--rounds 3] [--out benchmarks/slow_link.json]
 
 A worker is put into a network namespace of its own, whose link the kernel limits (`tc`, token
-bucket; megabits per second each way). It is one client of a round of the study's network: what it is
-sent and what it sends goes through that link. Beside each time stands what the model of
+bucket; megabits per second each way). It is one client of a round of the study's network: what it
+is sent and what it sends goes through that link. Beside each time stands what the model of
 `fedutils/links.py` makes of it, as in the race's hours on real links: what the same client takes
 without a link, and the ledger's bits over the link's rates. Needs Linux, root and iproute2.
 """

@@ -116,7 +116,7 @@ def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[st
 
 
 def write(folder: str | Path) -> dict[str, object]:
-    """Writes `race.json`, `race.csv`, `race.md` and figures of each data set; returns the tables."""
+    """Writes `race.json`, `race.csv`, `race.md` and each data set's figures; returns the tables."""
     folder = Path(folder)
     with results.locked(folder):
         found = compute(folder)
