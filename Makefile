@@ -33,7 +33,7 @@ help:  ## List the targets
 	@echo 'Examples: make reproduce'
 	@echo '          make reproduce DATASET=emnist ROUNDS=100 SEED=2'
 	@echo '          make 02_compressed_aggregator PROFILE=smoke'
-	@echo '          make race DATASET=emnist DATA_DIR=DIR RECIPES=own SEEDS=1'
+	@echo '          make race DATASET=emnist DATA_DIR=DIR OUT=results/race-emnist RECIPES=own'
 
 .PHONY: setup
 setup: $(READY)  ## Install the locked packages into .venv (Python 3.11, Linux x86-64)

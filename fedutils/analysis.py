@@ -136,8 +136,9 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
         reach it last. `name`, `seeds`, `seeds_paired` (those the reference has too), and for
         each measure its mean under its own name with `…_std` (of the sample), `…_min`, `…_max`.
         For each target, how many seeds reached it (`seeds_reached_97`), and how many times fewer
-        bits than the reference's they took (`uplink_ratio_97`, `total_ratio_97`). For each
-        accuracy, the mean difference to the reference's (`…_delta`, a fraction). None stands for
+        bits than the reference's they took (`uplink_ratio_97`, `total_ratio_97`); the same for
+        all rounds, whatever was reached (`uplink_ratio`, `total_ratio`). For each accuracy,
+        the mean difference to the reference's (`…_delta`, a fraction). None stands for
         what is not known: not reached by each seed, no reference, or one seed's spread.
     """
     keys = pd.MultiIndex.from_tuples(runs, names=["name", "seed"])
@@ -163,9 +164,15 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
                 row[f"{kind.removesuffix('bits')}ratio_{suffix}"] = base[measure] / own[measure]
             if "accuracy" in measure:
                 row[f"{measure}_delta"] = own[measure] - base[measure]
+        row["uplink_ratio"] = base["bits_per_parameter"] / own["bits_per_parameter"]
+        row["total_ratio"] = _both_ways(base) / _both_ways(own)
         rows.append({key: known(value) for key, value in row.items()})
     last = [measure for measure in table if measure.startswith("uplink_bits_")][-1]
     return sorted(rows, key=lambda row: (row[last] is None, row[last] or 0, row["name"]))
+
+
+def _both_ways(means: pd.Series) -> float:
+    return means["bits_per_parameter"] + means["downlink_bits_per_parameter"]
 
 
 def known(value: object) -> object:

@@ -18,7 +18,7 @@ _DIRECTIONS = {"uplink": "Uplink", "total": "Both directions"}
 _ALWAYS_NAMED = ("none", "tff-compression")
 
 
-def curves(records: pd.DataFrame) -> Figure:
+def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:
     """Draws test accuracy against the bits so far, of the uplink and of both directions.
 
     Lines are means over seeds, bands reach from the least to the greatest. The vertical axis is
@@ -26,6 +26,8 @@ def curves(records: pd.DataFrame) -> Figure:
 
     Args:
         records: Tidy records (`results.tidy`) of one data set.
+        name_all: Whether the right panel, where lines are close, names more than this project's
+            recipes and what they are compared with.
     """
     shown = records.dropna(subset=["test_accuracy"])
     shown = shown[shown["round"] > 0].rename(columns={"cumulative_aggregated_bits": "uplink"})
@@ -42,7 +44,7 @@ def curves(records: pd.DataFrame) -> Figure:
         named = {
             name: end
             for name, end in ends.items()
-            if end and (column == "uplink" or name in (*looks.OWN, *_ALWAYS_NAMED))
+            if end and (name_all or column == "uplink" or name in (*looks.OWN, *_ALWAYS_NAMED))
         }
         _error_axis(axes, floor, min(best + 0.2 * (1 - best), 0.9999))
         _label_above(axes, named)
@@ -275,13 +277,13 @@ def time_to_accuracy(times: pd.DataFrame) -> Figure:
         table = times[times["link"] == link].set_index("recipe").loc[recipes]
         left = np.zeros(len(recipes))
         for part, colour in parts.items():
-            hours = table[part].to_numpy(float) / 3600
-            axes.barh(range(len(recipes)), hours, left=left, color=colour, label=part, height=0.7)
-            left += np.nan_to_num(hours)
+            minutes = table[part].to_numpy(float) / 60
+            axes.barh(range(len(recipes)), minutes, left=left, color=colour, label=part, height=0.7)
+            left += np.nan_to_num(minutes)
         for place, (total, missing) in enumerate(zip(left, table["upload"].isna(), strict=True)):
-            text = " not reached" if missing else f" {_duration(3600 * total)}"
+            text = " not reached" if missing else f" {total:,.{0 if total >= 99.5 else 1}f}"
             axes.text(0 if missing else total, place, text, va="center", fontsize=8.5, color="0.2")
-        axes.set(title=link, xlabel="Hours to the target")
+        axes.set(title=link, xlabel="Minutes to the target")
         axes.set_xlim(0, 1.3 * max(left.max(), 1e-9))
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axes.grid(axis="y", visible=False)
@@ -292,9 +294,3 @@ def time_to_accuracy(times: pd.DataFrame) -> Figure:
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=3, frameon=False)
     return figure
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

@@ -18,6 +18,9 @@ from fedutils.errors import UsageError
 
 FOLDER = provenance.REPOSITORY / "notebooks"
 
+# Parameters that say where things are, and change nothing that is found.
+_WITHOUT_EFFECT = {"results_dir", "store", "data_dir", "workers"}
+
 # Parameters of each profile; a notebook takes those that it has.
 PROFILES: dict[str, dict[str, object]] = {
     # Some seconds a notebook, for tests: TFF's two synthetic clients.
@@ -84,6 +87,9 @@ def resolve(
     Raises:
         UsageError: If the profile does not exist, if no chosen notebook has a parameter of
             that name, or if its value is of another type than its default.
+
+    Results go to `results/PROFILE`; with other values than the profile's, to `results/custom`, so
+    that what is published is what the profile makes.
     """
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
@@ -96,7 +102,8 @@ def resolve(
                 f"no notebook here has a parameter {key!r}: choose from {', '.join(sorted(known))}"
             )
         values[key.lower()] = text
-    values["results_dir"] = values.get("results_dir", f"results/{profile}")
+    asked = {key.lower() for key in overrides} - _WITHOUT_EFFECT
+    values.setdefault("results_dir", f"results/{'custom' if asked else profile}")
     return {
         name: {
             key: _typed(key, values.get(key, default), default) for key, default in table.items()

@@ -165,7 +165,7 @@ def _require_same(
                 if there.get(key) != here[key]:
                     raise UsageError(
                         f"{folder} holds {name} made with {key} {there.get(key)}, not "
-                        f"{here[key]}: choose another folder (--out)"
+                        f"{here[key]}: choose another folder (--out, or OUT= of make)"
                     )
 
 

