@@ -132,14 +132,15 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
         reference: The recipe that the others are compared with.
 
     Returns:
-        A row a recipe, fewest `uplink_bits` to the highest target first, those that did not
+        One row per recipe, fewest `uplink_bits` to the highest target first, those that did not
         reach it last. `name`, `seeds`, `seeds_paired` (those the reference has too), and for
         each measure its mean under its own name with `…_std` (of the sample), `…_min`, `…_max`.
         For each target, how many seeds reached it (`seeds_reached_97`), and how many times fewer
-        bits than the reference's they took (`uplink_ratio_97`, `total_ratio_97`); the same for
-        all rounds, whatever was reached (`uplink_ratio`, `total_ratio`). For each accuracy,
-        the mean difference to the reference's (`…_delta`, a fraction). None stands for
-        what is not known: not reached by each seed, no reference, or one seed's spread.
+        bits than the reference's they took (`uplink_ratio_97`, `total_ratio_97`), and that of
+        the worst and the best seed (`…_min`, `…_max`); the same for all rounds, whatever was
+        reached (`uplink_ratio`, `total_ratio`). For each accuracy, the mean difference to the
+        reference's (`…_delta`, a fraction). None stands for what is not known: not reached by
+        each seed, no reference, or one seed's spread.
     """
     keys = pd.MultiIndex.from_tuples(runs, names=["name", "seed"])
     table = pd.DataFrame(runs.values(), keys, dtype=float)
@@ -161,7 +162,11 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
             if kind == "round":
                 row[f"seeds_reached_{suffix}"] = int(values.count())
             if kind in ("uplink_bits", "total_bits"):
-                row[f"{kind.removesuffix('bits')}ratio_{suffix}"] = base[measure] / own[measure]
+                ratio = f"{kind.removesuffix('bits')}ratio_{suffix}"
+                of_seeds = references.loc[paired, measure] / seeds.loc[paired, measure]
+                row[ratio] = base[measure] / own[measure]
+                row[f"{ratio}_min"] = of_seeds.min(skipna=False)
+                row[f"{ratio}_max"] = of_seeds.max(skipna=False)
             if "accuracy" in measure:
                 row[f"{measure}_delta"] = own[measure] - base[measure]
         row["uplink_ratio"] = base["bits_per_parameter"] / own["bits_per_parameter"]

@@ -21,8 +21,8 @@ CODECS = (
     *("top-k", "threshold", "random-k", "mitchell"),
 )
 ADAPTIVE = (
-    *("adaptive", "adaptive-fine", "adaptive-fixed", "adaptive-fixed-fine", "two-way"),
-    *("adaquantfl", "dadaquant"),
+    *("adaptive", "adaptive-fine", "adaptive-fixed", "adaptive-fixed-fine", "adaptive-frozen"),
+    *("two-way", "adaquantfl", "dadaquant"),
 )
 RECIPES = ("none", "tff-compression", *CODECS, *ADAPTIVE)
 COMPRESSING = (*CODECS, *ADAPTIVE)

@@ -36,8 +36,8 @@ def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:
     best = shown.groupby(["recipe", "round"])["test_accuracy"].mean().max()
     floor = 0.85 if best > 0.9 else 0.0
     for axes, (column, title) in zip(panels, _DIRECTIONS.items(), strict=True):
-        ends = {}
-        for recipe, look in looks.of(list(dict.fromkeys(shown["recipe"]))).items():
+        ends, look_of = {}, looks.of(list(dict.fromkeys(shown["recipe"])))
+        for recipe, look in look_of.items():
             seeds = shown[shown["recipe"] == recipe].groupby("round")
             ends[recipe] = _line(axes, recipe, seeds, column, look, floor)
         looks.bits_axis(axes)
@@ -47,7 +47,7 @@ def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:
             if end and (name_all or column == "uplink" or name in (*looks.OWN, *_ALWAYS_NAMED))
         }
         _error_axis(axes, floor, min(best + 0.2 * (1 - best), 0.9999))
-        _label_above(axes, named)
+        _label_above(axes, named, look_of)
         axes.set_xlabel("Bits so far, all clients")
         axes.text(0.02, 0.98, title, transform=axes.transAxes, fontweight="bold", va="top")
     panels[0].set_ylabel("Test accuracy (axis logarithmic in the error)")
@@ -103,6 +103,7 @@ def _error_axis(axes: Axes, least: float, greatest: float) -> None:
 def _label_above(
     axes: Axes,
     points: Mapping[str, tuple[float, float]],
+    look_of: Mapping[str, Mapping[str, str]],
     notes: Mapping[str, str] | None = None,
 ) -> None:
     """Names recipes above the axes, side by side, each with a thin leader from its point.
@@ -110,6 +111,7 @@ def _label_above(
     Args:
         axes: Whose limits are final.
         points: By recipe, in the axes' units.
+        look_of: By recipe (`looks.of`).
         notes: What is to follow a recipe's name.
     """
     if not points:
@@ -123,12 +125,11 @@ def _label_above(
     places = looks.spread(at[:, 0], width)
     places -= max(0.0, places[-1] - 1.0)
     for name, point, place in zip(order, at, places, strict=True):
-        look = looks.of([name])[name]
         axes.plot(
             [point[0], place, place],
             [point[1], 1.01, 1.03],
             transform=axes.transAxes,
-            color=look["color"],
+            color=look_of[name]["color"],
             linewidth=0.6,
             alpha=0.8,
             clip_on=False,
@@ -158,6 +159,7 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
     last = f"{100 * targets[-1]:g}"
     rows = sorted(rows, key=lambda row: row[f"uplink_bits_{last}"] or np.inf)[::-1]
     names = [row["name"] for row in rows]
+    look_of = looks.of(names)
     figure, panels = plt.subplots(
         1, 2, figsize=(11, 1.4 + 0.27 * len(rows)), layout="constrained", sharey=True
     )
@@ -166,7 +168,7 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
         all_bits = [row[f"{kind}_bits_{100 * target:g}"] for row in rows for target in targets]
         begin = 0.5 * min(filter(None, all_bits), default=1.0)
         for place, row in enumerate(rows):
-            colour = looks.of([row["name"]])[row["name"]]["color"]
+            colour = look_of[row["name"]]["color"]
             for marker, target in zip(markers, targets, strict=True):
                 bits = row[f"{kind}_bits_{100 * target:g}"]
                 if bits:
@@ -222,13 +224,13 @@ def frontier(rows: Sequence[Mapping]) -> Figure:
     # Recipes far below the others are drawn at the lower end, with their accuracy beside them.
     near = [a for row in rows if (a := row["final_accuracy"]) >= 1 - 2.5 * (1 - best)]
     low = min(near)
+    look_of = looks.of([row["name"] for row in rows])
     for axes, (kind, title) in zip(panels, _DIRECTIONS.items(), strict=True):
         points, notes = {}, {}
         for row in rows:
             rate = row["bits_per_parameter"]
             if kind == "total":
                 rate += row["downlink_bits_per_parameter"]
-            look = looks.of([row["name"]])[row["name"]]
             height = max(row["final_accuracy"], low)
             below = row["final_accuracy"] < low
             axes.plot(
@@ -236,7 +238,7 @@ def frontier(rows: Sequence[Mapping]) -> Figure:
                 height,
                 linestyle="",
                 markersize=10 if row["name"] in looks.OWN else 7,
-                **look | ({"marker": 7} if below else {}),
+                **look_of[row["name"]] | ({"marker": 7} if below else {}),
             )
             if below:
                 notes[row["name"]] = f" ({100 * row['final_accuracy']:.1f} %)"
@@ -250,7 +252,7 @@ def frontier(rows: Sequence[Mapping]) -> Figure:
         spot = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
         axes.text(0.98, 0.02, title, fontweight="bold", **spot)
         _error_axis(axes, low - 0.1 * (1 - low), best + 0.15 * (1 - best))
-        _label_above(axes, points, notes)
+        _label_above(axes, points, look_of, notes)
     panels[0].set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
     return figure
 

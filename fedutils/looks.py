@@ -17,6 +17,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from sklearn.isotonic import isotonic_regression
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; yellow is left out, as it is
 # faint on white.
@@ -33,6 +34,7 @@ _PROJECT = {
     "adaptive-fine": ("#E69F00", "^"),
     "adaptive-fixed": ("#56B4E9", "v"),
     "adaptive-fixed-fine": ("#56B4E9", "^"),
+    "adaptive-frozen": ("#56B4E9", "s"),
     "default": ("#CC79A7", "D"),
     "context": ("#CC79A7", "P"),
 }
@@ -177,17 +179,9 @@ def spread(wanted: np.ndarray, least: float) -> np.ndarray:
     Returns:
         Positions float[n] in the same order, of least squared distance to the wanted ones.
     """
-    # Distances of at least `least` are monotony of x - i * least: isotonic regression, by
-    # pooling neighbours that violate it.
+    # Distances of at least `least` are monotony of x - i * least.
     offsets = least * np.arange(len(wanted))
-    blocks: list[tuple[float, int]] = []
-    for value in np.asarray(wanted, float) - offsets:
-        mean, size = value, 1
-        while blocks and blocks[-1][0] > mean:
-            before, count = blocks.pop()
-            mean, size = (before * count + mean * size) / (count + size), count + size
-        blocks.append((mean, size))
-    return np.concatenate([np.full(size, mean) for mean, size in blocks]) + offsets
+    return isotonic_regression(np.asarray(wanted, float) - offsets) + offsets
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> None:

@@ -29,6 +29,7 @@ def enter(
     values: Mapping[str, object],
     used: usage.Usage,
     machine: Mapping[str, object],
+    since: float = 0.0,
 ) -> None:
     """Enters a notebook that was just executed.
 
@@ -38,6 +39,7 @@ def enter(
         values: Its parameters.
         used: What its execution took.
         machine: Where it was executed (`provenance.machine`).
+        since: When that began, in seconds since the epoch: older figures are not its own.
     """
     folder = Path(folder)
     kept = {k: v for k, v in values.items() if k not in ("results_dir", "store", "data_dir")}
@@ -48,10 +50,23 @@ def enter(
         "seconds": round(used.seconds, 1),
         "peak_memory_gib": round(used.peak_bytes / 2**30, 2),
         "machine": dict(machine),
-        "figures": {path.name: file_digest(path) for path in _figures_of(folder, notebook)},
+        "figures": {
+            path.name: file_digest(path)
+            for path in _figures_of(folder, notebook)
+            if path.stat().st_mtime >= since
+        },
     }
     with results.locked(folder):  # other notebooks may be executed at the same time
         results.write_json(folder / NAME, dict(sorted({**read(folder), notebook: entry}.items())))
+
+
+def is_whole(folder: str | Path, notebook: str) -> bool:
+    """Whether a notebook was executed, and its figures are those that it drew then."""
+    entry = read(folder).get(notebook)
+    return entry is not None and all(
+        (path := Path(folder) / "figures" / figure).exists() and file_digest(path) == digest
+        for figure, digest in entry["figures"].items()
+    )
 
 
 def cells_digest(path: Path) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -139,8 +139,8 @@ class LocalKernelManager(AsyncKernelManager):
 def execute(name: str, values: Mapping[str, object], output: Path, *, force: bool = False) -> bool:
     """Executes one notebook unless its last execution here is still what it would be now.
 
-    Notebook, parameters, code and lock are what it depends on; their digest is remembered beside
-    the run folders. A fresh clone remembers nothing, so there everything is executed.
+    Notebook, parameters, code, lock and the race are what it depends on; their digest is kept
+    beside the run folders. A fresh clone remembers nothing, so there everything is executed.
 
     Args:
         name: Name of the notebook.
@@ -155,9 +155,9 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
         UsageError: If the folder cannot be made.
     """
     target = output / f"{name}.ipynb"
-    stamp = _stamp(name, values)
-    remembered = provenance.REPOSITORY / results.DEFAULT_STORE / ".executed" / stamp
-    if not force and target.exists() and remembered.exists():
+    stamp, remembered = _stamp(name, values), _remembered(name, output)
+    made = target.exists() and manifest.is_whole(output.parent, name)
+    if not force and made and remembered.exists() and remembered.read_text() == stamp:
         print(f"{name}: up to date")
         return False
     try:
@@ -166,6 +166,8 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
         raise results.not_written(output, error) from error
     partial = output / f".{name}.partial.ipynb"
     print(f"{name}: executing", flush=True)
+    remembered.unlink(missing_ok=True)  # from here on, figures may be another execution's
+    began = time.time()
     try:
         with usage.measured() as used:
             executed = papermill.execute_notebook(
@@ -185,9 +187,9 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
         results.write_text(target, nbformat.writes(executed) + "\n")
     finally:
         partial.unlink(missing_ok=True)
-    manifest.enter(output.parent, name, values, used, machine)
+    manifest.enter(output.parent, name, values, used, machine, since=began)
     remembered.parent.mkdir(parents=True, exist_ok=True)
-    remembered.touch()
+    results.write_text(remembered, stamp)
     print(f"{name}: done in {used.seconds:.0f} s", flush=True)
     return True
 
@@ -200,12 +202,21 @@ def _measured(used: usage.Usage, machine: Mapping[str, object]) -> str:
     )
 
 
+def _remembered(name: str, output: Path) -> Path:
+    """Where the stamp of the last execution into a folder is kept."""
+    folder = provenance.REPOSITORY / results.DEFAULT_STORE / ".executed"
+    return folder / f"{name}-{provenance.digest(str(output.resolve()))[:16]}"
+
+
 def _stamp(name: str, values: Mapping[str, object]) -> str:
-    lock = provenance.REPOSITORY / "requirements.lock"
+    """What an execution depends on: notebook, parameters, code, packages, and the race it shows."""
     files = [FOLDER / f"{name}.ipynb", *sorted(provenance.PACKAGE.rglob("*.py"))]
-    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    locked = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else ""
-    return f"{name}-{provenance.digest(contents, locked, dict(values))[:16]}"
+    files.append(provenance.REPOSITORY / "requirements.lock")
+    if "race_dir" in values:
+        race = provenance.REPOSITORY / str(values["race_dir"])
+        files += [race / "provenance.json", race / "client_seconds.json"]
+    contents = [manifest.file_digest(path) if path.exists() else "" for path in files]
+    return provenance.digest(contents, dict(values))
 
 
 def _remove_traces(notebook: nbformat.NotebookNode) -> None:

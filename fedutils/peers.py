@@ -133,7 +133,7 @@ def summary(found: Mapping) -> dict[str, object]:
         "dense_speed_ratio": dense["context"] / _constriction(dense),
         "plain_ratio": rounds[OWN_PLAIN]["seconds"] / bare,
         "compressed_ratio": own["seconds"] / rounds[OWN_PLAIN]["seconds"],
-        "plain_tff_ratio": own["seconds"] / rounds[PLAIN]["seconds"],
+        "plain_tff_ratio": own["ratio_to_plain_tff"],
         "tff_ratio": own["seconds"] / rounds["TFF, 8-bit compression"]["seconds"],
         "growth_exponent": float(exponent),
         "busy": sorted(part for part in PARTS if found["about"][part]["busy"]),

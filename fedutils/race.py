@@ -1,7 +1,7 @@
 """The race: every recipe under one protocol, to see what accuracy costs each of them in bits.
 
 Finished runs are published in one folder, which may grow by parts, in any order and by several
-processes at once; its tables (`standings`) are made of all the records in it.
+processes at once; its tables (`standings`, `race_page`) are made of all the records in it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedutils import data, provenance, recipes, results, standings, training
+from fedutils import data, provenance, race_page, recipes, results, standings, training
 from fedutils.errors import UsageError
 
 DEFAULT_FOLDER = Path("results") / "race"
@@ -109,7 +109,7 @@ def run(
         origins = results.origins_of(folder)  # read anew: other processes publish here too
         _require_same(origins, config, fingerprint, folder)
         shown = f"[{position}/{len(configs)}] {name}"
-        if name in origins and not fresh:
+        if name in results.published_in(folder) and not fresh:
             print(f"{shown}: found{_code_remark(origins[name])}", flush=True)
             continue
         print(f"{shown}: training", flush=True)
@@ -118,7 +118,7 @@ def run(
                 _publish(training.run(config, nothing_found_here, data_dir), folder)
         else:
             _publish(training.run(config, store, data_dir), folder)
-    rows = standings.write(folder)["recipes"]
+    rows = race_page.write(folder)["recipes"]
     if unpaired := [row["name"] for row in rows if not row["seeds_paired"]]:
         print(
             f"no ratios for {', '.join(dict.fromkeys(unpaired))}: {standings.REFERENCE!r} has no "
@@ -146,7 +146,7 @@ def _name(config: dict) -> str:
 def _publish(made: results.Run, folder: Path) -> None:
     results.publish([made], folder, name_of=lambda run: _name(run.config))
     with results.locked(folder):
-        standings.write_tables(folder, standings.compute(folder))  # figures wait for the last run
+        race_page.write_tables(folder, standings.compute(folder))  # figures wait for the last run
 
 
 def _require_same(

@@ -104,6 +104,12 @@ _ADAPTIVE = (
         lambda seed: adaptive.lean(seed, bits=None, step=0.3),
     ),
     Recipe(
+        "adaptive-frozen",
+        "this project",
+        "`adaptive` with nothing learned from earlier rounds: one step, all weights alike.",
+        lambda seed: adaptive.lean(seed, bits=None, step=0.25, size=65536, learns_lines=False),
+    ),
+    Recipe(
         "two-way",
         "this project",
         "Fine sparse updates, their step after the loss; the model's change broadcast at low rank.",

@@ -23,6 +23,7 @@ from fedutils import (
     peers_figures,
     peers_table,
     provenance,
+    race_page,
     results,
     standings,
 )
@@ -56,7 +57,7 @@ def render(root: str | Path = provenance.REPOSITORY) -> str:
 def write(root: str | Path = provenance.REPOSITORY) -> None:
     """Writes tables and figures of the race and of the peers, then README.md, from the records."""
     root = Path(root)
-    standings.write(root / RACE)
+    race_page.write(root / RACE)
     write_peers(root)
     results.write_text(root / "README.md", render(root))
 
@@ -114,14 +115,15 @@ def context(root: Path) -> dict[str, object]:
         return [SimpleNamespace(**row) for row in rows if row["name"] in (*always, *best)]
 
     def first_crossing(recipe: str, target: float) -> SimpleNamespace:
-        crossed = {}
+        asked = executed["05_your_own_codec"]["parameters"]
+        sent = []
         for name in (recipe, "none"):
-            (path,) = (root / PROFILE / "records").glob(f"{name}-mnist5k-seed*.csv")
-            crossed[name] = analysis.crossing(pd.read_csv(path), target)
-        sent = crossed[recipe]["cumulative_aggregated_bits"]
-        return SimpleNamespace(
-            bits=sent, ratio=crossed["none"]["cumulative_aggregated_bits"] / sent
-        )
+            run = f"{name}-{asked['dataset']}-seed{asked['seed']}.csv"
+            crossed = analysis.crossing(pd.read_csv(root / PROFILE / "records" / run), target)
+            if crossed is None:
+                raise UsageError(f"{PROFILE}: {run} does not reach an accuracy of {target:.0%}")
+            sent.append(crossed["cumulative_aggregated_bits"])
+        return SimpleNamespace(bits=sent[0], ratio=sent[1] / sent[0])
 
     return {
         "race": race,
@@ -136,7 +138,7 @@ def context(root: Path) -> dict[str, object]:
         "peers": SimpleNamespace(**peers.summary(peers.read(root))),
         "claims": {claim.id: claim for claim in claims.read(root)},
         "bits": format_bits,
-        "percent": lambda x: f"{x:.2%}",
+        "percent": lambda x: f"{100 * x:.2f} %",
         "points": lambda x: f"{100 * x:+.2f}",
         "times": format_factor,
     }

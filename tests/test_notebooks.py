@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from support import REPOSITORY, environment, fedutils, only_run, outcome
 
-from fedutils import manifest, notebooks
+from fedutils import manifest, notebooks, results
 from fedutils.errors import UsageError
 
 NAMES = notebooks.names()
@@ -112,6 +112,57 @@ def test_only_what_changed_is_executed_again(tmp_path):
     assert "00_setup: done" in other.stdout
     shutil.rmtree(tmp_path / "notebooks")
     assert "00_setup: done" in fedutils(*arguments).stdout
+
+
+@pytest.fixture
+def drawing(tmp_path, monkeypatch):
+    """Executes 01 without a kernel: it draws its number of rounds, or fails if that is negative."""
+
+    def stub(source, target, *, parameters, **options):
+        figures = Path(parameters["results_dir"]) / "figures"
+        figures.mkdir(parents=True, exist_ok=True)
+        (figures / "01_drawn.png").write_text(str(parameters["rounds"]))
+        if parameters["rounds"] < 0:
+            raise RuntimeError
+        return nbformat.read(source, as_version=4)
+
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", stub)
+    monkeypatch.setattr(results, "DEFAULT_STORE", tmp_path / "store")
+    folder = tmp_path / "results"
+
+    def execute(rounds, **values):
+        values = {"rounds": rounds, "results_dir": str(folder), **values}
+        return notebooks.execute("01_baseline_fedavg", values, folder / "notebooks")
+
+    execute.folder = folder
+    return execute
+
+
+def test_up_to_date_is_what_was_executed_last(drawing):
+    assert [drawing(30), drawing(30), drawing(5), drawing(30)] == [True, False, True, True]
+    with pytest.raises(RuntimeError):
+        drawing(-1)
+    assert [drawing(30), drawing(30)] == [True, False]
+    (drawing.folder / "figures" / "01_drawn.png").write_text("touched")
+    assert drawing(30)
+
+
+def test_an_execution_depends_on_the_race_that_it_shows(drawing, tmp_path):
+    race = tmp_path / "race"
+    race.mkdir()
+    shows = {"race_dir": str(race)}
+    assert [drawing(30, **shows), drawing(30, **shows)] == [True, False]
+    (race / "provenance.json").write_text("{}")
+    assert [drawing(30, **shows), drawing(30, **shows)] == [True, False]
+
+
+def test_only_figures_of_this_execution_are_entered(drawing):
+    old = drawing.folder / "figures" / "01_old.png"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    os.utime(old, (0, 0))
+    drawing(30)
+    assert list(manifest.read(drawing.folder)["01_baseline_fedavg"]["figures"]) == ["01_drawn.png"]
 
 
 @pytest.mark.notebook

@@ -118,7 +118,11 @@ def test_ratios_are_of_mean_bits_over_the_seeds_that_both_have():
     assert few["uplink_payload_bits_95"] == (180 + 90) / 2
     # Not 125, the mean of 10000 / 200 and 20000 / 100.
     assert few["uplink_ratio_95"] == (10_000 + 20_000) / (200 + 100)
+    assert (few["uplink_ratio_95_min"], few["uplink_ratio_95_max"]) == (10_000 / 200, 20_000 / 100)
     assert few["total_ratio_95"] == pytest.approx(6000 * 30 / (5010 * 30))
+    # Over all rounds, whatever was reached when: 1000 and 5000 bits a round against 10 and 5000.
+    assert few["uplink_ratio"] == 100 and one["uplink_ratio"] == 10
+    assert few["total_ratio"] == pytest.approx(6000 / 5010)
     assert few["final_accuracy_delta"] == 0
     assert one["uplink_ratio_95"] == 20_000 / 2_000  # against seed 2 of none alone
     assert one["final_accuracy_delta"] == 0
@@ -126,7 +130,8 @@ def test_ratios_are_of_mean_bits_over_the_seeds_that_both_have():
     assert one["uplink_payload_bits_95"] is None
     assert (other["seeds"], other["seeds_paired"]) == ([3], [])
     assert other["uplink_bits_95"] == 2_000
-    assert other["uplink_ratio_95"] is other["final_accuracy_delta"] is None
+    assert other["uplink_ratio_95"] is other["uplink_ratio"] is None
+    assert other["final_accuracy_delta"] is None
     assert rows["none"]["uplink_ratio_95"] == rows["none"]["total_ratio_95"] == 1
 
 
@@ -227,6 +232,22 @@ def test_lost_tables_are_made_again_without_training(trained, tmp_path):
     race.run(["none"], [1], BASE, folder, store=tmp_path / "b")
     assert trained == [("none", 1)]
     assert (folder / "race.json").read_text() == before
+
+
+def test_lost_records_are_made_again(trained, tmp_path):
+    folder = tmp_path / "race"
+    race.run(["none", "qsgd"], [1], BASE, folder, store=tmp_path / "a")
+    for name in ("none", "qsgd"):
+        (folder / "records" / "synthetic" / f"{name}-seed1.csv").unlink()
+    race.run(["qsgd", "none"], [1], BASE, folder, store=tmp_path / "b")
+    assert trained == [("none", 1), ("qsgd", 1), ("qsgd", 1), ("none", 1)]
+    assert len(list((folder / "records" / "synthetic").iterdir())) == 2
+
+
+def test_a_race_without_a_recipe_of_the_main_figure(trained, tmp_path):
+    race.run(["natural"], [1], BASE, tmp_path / "race", store=tmp_path)
+    figures = {path.stem for path in (tmp_path / "race" / "figures").iterdir()}
+    assert figures == {"synthetic_accuracy", "synthetic_targets", "synthetic_frontier"}
 
 
 def test_parts_made_at_once_equal_the_whole(trained, tmp_path):
