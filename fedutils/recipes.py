@@ -107,7 +107,7 @@ _ADAPTIVE = (
         "adaptive-frozen",
         "this project",
         "`adaptive` with nothing learned from earlier rounds: one step, all weights alike.",
-        lambda seed: adaptive.lean(seed, bits=None, step=0.25, size=65536, learns_lines=False),
+        lambda seed: adaptive.lean(seed, bits=None, step=0.35, size=65536, learns_lines=False),
     ),
     Recipe(
         "two-way",

@@ -39,7 +39,7 @@ def roots(step, memory):
 RECIPES = {
     "adaptive": rates(1500, 60),
     "adaptive-fixed": fixed(0.5),
-    "adaptive-frozen": fixed(0.25),
+    "adaptive-frozen": fixed(0.35),
     "two-way": roots(0.1, 0.8),
     "adaquantfl": roots(0.5, 0.0),
     "dadaquant": fixed(1.0),  # its patience is longer than this run
