@@ -12,9 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedutils import looks
+from fedutils import labels, looks
 from fedutils.looks import save, style  # noqa: F401 (notebooks take them from here)
-from fedutils.units import format_bits
 
 LABELS = {
     "test_accuracy": "Test accuracy",
@@ -27,7 +26,7 @@ LABELS = {
 
 
 def curve(axes: Axes, records: pd.DataFrame, x: str, y: str) -> None:
-    """Draws one metric against rounds or bits, a line per recipe, labelled at its end.
+    """Draws one metric against rounds or bits, one line per recipe.
 
     Args:
         axes: Where to draw.
@@ -76,27 +75,44 @@ def accuracy_and_loss(records: pd.DataFrame, x: str) -> Figure:
     return figure
 
 
-def adaptation(records: pd.DataFrame, clients: int) -> Figure:
+def adaptation(
+    records: pd.DataFrame, clients: int, budgets: Mapping[str, tuple[float, float]] | None = None
+) -> Figure:
     """Draws what adapts: a client's payload and the quantization step, over rounds.
 
     Args:
         records: Tidy records of runs whose clients send payloads (`results.tidy`).
         clients: How many there are in a round.
+        budgets: By recipe, the budget of `controllers.TargetRate`: bits of a client's payload in
+            the first round, and the number of rounds in which they double.
     """
     shown = records[records["payload_bits_sum"] > 0].copy()
     shown["bits"] = shown["payload_bits_sum"] / clients
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    labels = {"bits": "Payload of a client (bits)", "step": "Quantization step"}
-    for axes, (column, label) in zip(panels, labels.items(), strict=True):
+    captions = {
+        "bits": "Mean payload of a client (bits)",
+        "step": "Quantization step\n(in units of the weights)",
+    }
+    for axes, (column, caption) in zip(panels, captions.items(), strict=True):
         for recipe, look in looks.of(list(dict.fromkeys(shown["recipe"]))).items():
             run = shown[shown["recipe"] == recipe].groupby("round")[column].mean()
             every = max(1, len(run) // 10)
             axes.plot(run.index, run, markevery=every, markersize=5, label=recipe, **look)
-        axes.set(xlabel=LABELS["round"], ylabel=label, yscale="log")
+        axes.set(xlabel=LABELS["round"], ylabel=caption, yscale="log")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,g}"))
         axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    for recipe, (first, doubling) in (budgets or {}).items():
+        rounds = np.arange(1, shown["round"].max() + 1)
+        panels[0].plot(
+            rounds,
+            first * 2 ** ((rounds - 1) / doubling),
+            "--",
+            color=looks.of([recipe])[recipe]["color"],
+            linewidth=1.3,
+            label=f"budget of {recipe}",
+        )
     _legend_below(figure, panels[0])
     return figure
 
@@ -105,7 +121,7 @@ def payload_parts(parts: pd.DataFrame) -> Figure:
     """Draws where the bits of payloads go.
 
     Args:
-        parts: A row a payload, named by its index, a column a part, in bits.
+        parts: One row per payload, named by its index, and one column per part, in bits.
     """
     figure, axes = plt.subplots(figsize=(10, 0.9 + 0.5 * len(parts)), layout="constrained")
     left = np.zeros(len(parts))
@@ -142,7 +158,7 @@ def bits_by_content(bills: Mapping[str, Mapping[str, int]]) -> Figure:
         for x, y in zip(bits, heights, strict=True):
             if np.isfinite(x):
                 axes.annotate(
-                    format_bits(x),
+                    looks.bits_text(x, digits=4),
                     (x, y),
                     textcoords="offset points",
                     xytext=(9, 0),
@@ -202,22 +218,24 @@ def labels_by_client(labels: Mapping[str, np.ndarray], classes: int) -> Figure:
 
 def rate_distortion(
     measured: pd.DataFrame,
+    unbiased: Mapping[str, bool],
     sweeps: Mapping[str, pd.DataFrame],
     entropies: pd.DataFrame,
     bound: Callable[[np.ndarray], np.ndarray],
 ) -> Figure:
     """Draws each codec's measured rate and distortion, with what theory says beside it.
 
+    Biased codecs are hollow: their errors do not average out over clients, so an NMSE says more
+    of them than of unbiased ones. Lossless codecs have no place on the axis and are left out.
+
     Args:
-        measured: A row a recipe and update (`distortion.table`); their geometric mean is drawn.
-        sweeps: By label, one of this project's codecs by step (`distortion.sweep`).
+        measured: One row per recipe (`distortion.table`), all of the same update.
+        unbiased: By recipe, what its codec declares (`Codec.unbiased`).
+        sweeps: By label, one of this project's codecs by step (`distortion.sweep`), of that update.
         entropies: Entropy and NMSE of uniform rounding by step (`distortion.entropy_curve`).
         bound: Gaussian rate-distortion function: rates in bits per parameter to NMSE.
     """
-    logs = measured.set_index("recipe")[["bits_per_parameter", "nmse"]]
-    logs = np.log(logs.clip(lower=1e-16))
-    points = np.exp(logs.groupby("recipe", sort=False).mean())
-    shown = points[points["nmse"] > 1e-9]  # lossless codecs have no place on this axis
+    shown = measured[measured["nmse"] > 1e-9].set_index("recipe")[["bits_per_parameter", "nmse"]]
     figure, axes = plt.subplots(figsize=(10, 6.6), layout="constrained")
     axes.set(
         xscale="log",
@@ -225,7 +243,7 @@ def rate_distortion(
         xlim=(0.004, 30),
         ylim=(1e-4, 400),
         xlabel="Bits per parameter, measured on payloads",
-        ylabel="NMSE of one update (geometric mean)",
+        ylabel="NMSE of one update",
     )
     axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     rates = np.geomspace(0.004, 7, 200)
@@ -235,24 +253,39 @@ def rate_distortion(
         entropies["nmse"],
         color="0.6",
         linewidth=1.3,
-        label="Entropy of uniform rounding (an estimate, no payload)",
+        label="Entropy of rounding to nearest (an estimate, no payload)",
     )
     for (label, sweep), line in zip(sweeps.items(), ("-", ":"), strict=False):
         axes.plot(sweep["bits_per_parameter"], sweep["nmse"], line, color=looks.ACCENT, label=label)
-    for name, (rate, nmse) in shown.iterrows():
-        own = name in looks.OWN
-        axes.plot(
-            rate,
-            nmse,
-            marker="*" if own else "o",
-            markersize=16 if own else 7,
-            color=looks.ACCENT if own else looks.COLOURS[0],
-        )
+    kinds = {
+        "This project's, unbiased": (True, True),
+        "This project's, biased": (True, False),
+        "Of the literature, unbiased": (False, True),
+        "Of the literature, biased": (False, False),
+    }
+    for label, kind in kinds.items():
+        of_kind = [n for n in shown.index if (n in looks.OWN, bool(unbiased[n])) == kind]
+        if of_kind:
+            points = shown.loc[of_kind]
+            own, right_in_the_mean = kind
+            colour = looks.ACCENT if own else looks.COLOURS[0]
+            axes.plot(
+                points["bits_per_parameter"],
+                points["nmse"],
+                linestyle="",
+                marker="*" if own else "o",
+                markersize=16 if own else 7,
+                color=colour,
+                markerfacecolor=colour if right_in_the_mean else "white",
+                markeredgewidth=1.0 if right_in_the_mean else 1.6,
+                label=label,
+                zorder=3,
+            )
     names_at = {}
     for name, point in shown.iterrows():
         names_at.setdefault(tuple(point.round(4)), []).append(name)
-    looks.label_points(axes, {", ".join(names): point for point, names in names_at.items()})
     axes.legend(frameon=False, loc="lower left")
+    labels.label_points(axes, {", ".join(names): point for point, names in names_at.items()})
     return figure
 
 

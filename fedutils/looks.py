@@ -1,4 +1,4 @@
-"""The look of all figures: one colour and marker a recipe everywhere, labels clear of each other.
+"""The look of all figures: one colour and one marker per recipe, the same everywhere.
 
 Figures do not depend on what a machine has: fonts are matplotlib's own, settings are ours, and
 files carry no dates. Equal records give equal files.
@@ -6,7 +6,7 @@ files carry no dates. Equal records give equal files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,18 +16,17 @@ import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from sklearn.isotonic import isotonic_regression
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; yellow is left out, as it is
+# Okabe and Ito's palette, which colour-blind readers can distinguish; yellow is left out, as it is
 # faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 ACCENT = "#D55E00"
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
-# This project's recipes have a strong colour each, those of the literature a muted one a kind of
-# compression and a marker each; what is compared with is black.
+# Each of this project's recipes has a strong colour. Those of the literature have one muted colour
+# per kind of compression, and one marker per recipe. What is compared with is black.
 _PROJECT = {
     "adaptive": ("#D55E00", "o"),
     "two-way": ("#009E73", "s"),
@@ -93,7 +92,7 @@ def _use_own_fonts() -> None:
 def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
     """Returns colour and marker of each recipe, the same in every figure.
 
-    Recipes that this package does not have are brown and told apart by their markers.
+    Recipes that this package does not have are brown and differ in their markers.
     """
     known = dict(_PROJECT) | {
         name: (colour, marker)
@@ -105,14 +104,24 @@ def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
     return {name: dict(zip(("color", "marker"), known[name], strict=True)) for name in recipes}
 
 
+def bits_text(bits: float, digits: int = 6) -> str:
+    """Writes a number of bits as all figures do, with a binary prefix: `50.76 Mibit`.
+
+    Args:
+        bits: The number.
+        digits: How many significant digits are written, at most.
+    """
+    for unit in ("", "Ki", "Mi", "Gi"):
+        if bits < 1024:
+            return f"{bits:.{digits}g} {unit}bit"
+        bits /= 1024
+    return f"{bits:.{digits}g} Tibit"
+
+
 @matplotlib.ticker.FuncFormatter
 def bits_formatter(bits: float, _: int) -> str:
     """Writes a tick's number of bits with a binary prefix."""
-    for unit in ("", "Ki", "Mi", "Gi"):
-        if bits < 1024:
-            return f"{bits:g} {unit}bit"
-        bits /= 1024
-    return f"{bits:g} Tibit"
+    return bits_text(bits)
 
 
 def bits_axis(axes: Axes) -> None:
@@ -121,52 +130,6 @@ def bits_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(base=2, numticks=5))
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.xaxis.set_major_formatter(bits_formatter)
-
-
-# Where a label may stand about its point, in points and alignments, in order of preference.
-_PLACES = [
-    (dx, dy, ha, va)
-    for distance in (1.0, 2.2, 3.6, 5.0)
-    for dx, dy, ha, va in (
-        (8, 0, "left", "center"),
-        (-8, 0, "right", "center"),
-        (0, 8, "center", "bottom"),
-        (0, -8, "center", "top"),
-        (7, 7 * distance, "left", "bottom"),
-        (7, -7 * distance, "left", "top"),
-        (-7, 7 * distance, "right", "bottom"),
-        (-7, -7 * distance, "right", "top"),
-    )
-]
-
-
-def label_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Writes each point's name beside it, clear of other points and names if there is room."""
-    figure = axes.figure
-    figure.canvas.draw()
-    spots = np.array([axes.transData.transform(point) for point in points.values()])
-    taken = [matplotlib.transforms.Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in spots]
-    for name, point in points.items():
-        for place, (dx, dy, ha, va) in enumerate(_PLACES, start=1):
-            text = axes.annotate(
-                name,
-                point,
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha=ha,
-                va=va,
-                fontsize="small",
-                fontweight="bold" if name in OWN else "normal",
-                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}
-                if abs(dy) > 8
-                else None,
-            )
-            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-            box = text.get_window_extent().expanded(1.02, 1.1)
-            if place == len(_PLACES) or not any(box.overlaps(other) for other in taken):
-                break
-            text.remove()
-        taken.append(box)
 
 
 def spread(wanted: np.ndarray, least: float) -> np.ndarray:

@@ -11,22 +11,27 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from fedutils import looks, peers
+from fedutils.labels import label_points
 
-_FAMILIES = {
-    "context": "#D55E00",
+_COLOURS = {
+    "context": looks.ACCENT,
     "constriction": "#0072B2",
     "tfc": "#009E73",
-    "z": "#8A6D00",
-    "bz2": "#8A6D00",
+    "zstd": "#8A6D00",
+    "zlib": "#6E6E6E",
+    "bz2": "#8C4F2B",
     "FedJAX": "#A0568A",
     "8-bit": "#56B4E9",
     "": "#000000",
 }
-_LINES = ("-", "--", ":")
+# Of those of one colour, the ones whose lines are not solid.
+_LINES = {"context, nearest": "--", "constriction Huffman": "--", "FedJAX rotated": "--"}
+_ALIKE = 1.06
+"""Curves that differ nowhere by more than this factor have one name between them."""
 
 
 def _colour(name: str) -> str:
-    return next(colour for start, colour in _FAMILIES.items() if name.startswith(start))
+    return next(colour for start, colour in _COLOURS.items() if name.startswith(start))
 
 
 def _means(rows: Sequence[Mapping]) -> tuple[np.ndarray, ...]:
@@ -52,134 +57,171 @@ def rate_distortion(found: Mapping) -> Figure:
         found: What was measured (`peers.read`).
     """
     parameters, rows = found["parameters"], found["rate_distortion"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.6), layout="constrained")
-    _draw_points(left, rows, parameters)
-    _draw_ratios(right, peers.compare(rows, parameters))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(13, 6.8), layout="constrained", width_ratios=(1, 1.45)
+    )
+    rounds = [str(number) for number in dict.fromkeys(row["round"] for row in rows)]
+    figure.supxlabel(
+        "Ours: the codec context, by its step; on the right, with the same kind of rounding (at "
+        "random or to the nearest) as the codec it is compared with.\nGeometric means over "
+        f"{len(rounds)} updates, of one client in rounds {', '.join(rounds)}; on the right, over "
+        f"those for which ours takes {peers.LEAST_BITS:g} to {peers.MOST_BITS:g} bits per "
+        "parameter.\nHollow markers: the size is by a formula, no payload is made. Dashes set "
+        "curves of one colour apart. tfc: tensorflow-compression.",
+        fontsize="small",
+    )
+    named = {
+        left: _draw_points(left, rows, parameters),
+        right: _draw_ratios(right, peers.compare(rows, parameters)),
+    }
+    for axes, (points, colours) in named.items():  # when both panels have their final size
+        label_points(axes, points, _texts(colours))
     return figure
 
 
-# Where names stand in the panel of points, from theirs, in points; to the right if not told.
-_NAMED_AT = {
-    "ours, at random": (4, 5, "left", "bottom"),
-    "ours, to the nearest": (-46, -14, "left", "top"),
-    "FedJAX DRIVE": (9, -9, "left", "center"),
-    "FedJAX uniform + arithmetic": (8, 3, "left", "center"),
-    "8-bit + zstd, zlib or bz2": (44, -30, "left", "center"),
-}
+_Named = tuple[dict[str, tuple[float, float]], dict[str, str]]
+"""Points to name, in the axes' units, and the colours of the names."""
 
 
-def _draw_points(axes, rows: Sequence[Mapping], parameters: int) -> None:
-    labels = {}
-    for name, label, line in (
-        ("context", "ours, at random", "-"),
-        ("context, nearest", "ours, to the nearest", "--"),
-    ):
-        _, _, sizes, errors = _means(peers.rows_with(rows, codec=name))
-        order = np.argsort(sizes)
-        rates = 8 * sizes[order] / parameters
-        axes.plot(rates, errors[order], line, color=_colour(name), linewidth=2.6, zorder=3)
-        at = np.argmin(np.abs(np.log(rates / 0.06)))
-        labels[label] = (rates[at], errors[order][at], _colour(name))
-    for name in dict.fromkeys(row["codec"] for row in rows):
-        points = peers.rows_with(rows, codec=name)
-        if points[0]["own"] or "step" in points[0]:
+def _draw_points(axes, rows: Sequence[Mapping], parameters: int) -> _Named:
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(0.006, 150),
+        ylim=(1e-7, 2e3),
+        title="Rate and distortion",
+        xlabel="Bits per parameter",
+        ylabel="NMSE",
+    )
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    named, colours = {}, {}
+    own_names = {"context": "ours, at random", "context, nearest": "ours, to the nearest"}
+    for codec in _codecs(rows):
+        points = peers.rows_with(rows, codec=codec)
+        own = points[0]["own"]
+        if "step" in points[0] and not own:
             continue  # those on our symbols have our distortion: they are in the other panel
         _, _, sizes, errors = _means(points)
         order = np.argsort(sizes)
         rates, errors = 8 * sizes[order] / parameters, errors[order]
-        hollow = {} if points[0]["measured"] else {"markerfacecolor": "white"}
-        axes.plot(rates, errors, "o-", color=_colour(name), markersize=5, linewidth=1, **hollow)
-        name = "8-bit + zstd, zlib or bz2" if name.startswith("8-bit") else name
-        labels[name] = (rates[0], errors[0], _colour(name))
-    for name, (x, y, colour) in labels.items():
-        dx, dy, ha, va = _NAMED_AT.get(name, (8, 0, "left", "center"))
-        weight = "bold" if name.startswith("ours") else "normal"
-        text = axes.annotate(
-            name,
-            (x, y),
-            xytext=(dx, dy),
-            textcoords="offset points",
-            color=colour,
-            fontsize="small",
-            fontweight=weight,
-            ha=ha,
-            va=va,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6} if dx > 20 else None,
-        )
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlim=(0.005, 500),
-        ylim=(1e-7, 2e3),
-        title="Rate and distortion",
-        xlabel="Bits per parameter (hollow: by a formula)",
-        ylabel="NMSE of one update",
+        _line(axes, codec, rates, errors, points[0])
+        name = own_names.get(codec, codec)
+        name = "8-bit + zstd, zlib, bz2" if name.startswith("8-bit") else name
+        named[name], colours[name] = (rates[0], errors[0]), _colour(codec)
+    return named, colours
+
+
+def _codecs(rows: Sequence[Mapping]) -> list[str]:
+    return list(dict.fromkeys(row["codec"] for row in rows))
+
+
+def _line(axes, codec: str, x: np.ndarray, y: np.ndarray, row: Mapping) -> None:
+    """Draws one codec: a line, and points where it has few or its size is by a formula."""
+    colour = looks.ACCENT if row["own"] else _colour(codec)
+    axes.plot(
+        x,
+        y,
+        _LINES.get(codec, "-"),
+        color=colour,
+        linewidth=2.6 if row["own"] else 1.6,
+        marker="o" if len(x) < 7 and not row["own"] else None,
+        markersize=5,
+        markerfacecolor=colour if row["measured"] else "white",
+        zorder=3 if row["own"] else 2,
     )
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
-def _draw_ratios(axes, compared: Sequence[Mapping]) -> None:
-    ends, seen = [], {}
+def _texts(colours: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {
+        name: {"color": colour, "fontweight": "bold" if name.startswith("ours") else "normal"}
+        for name, colour in colours.items()
+    }
+
+
+def _draw_ratios(axes, compared: Sequence[Mapping]) -> _Named:
     # This project's symbols were coded with both roundings: the figure has those at random.
     compared = [row for row in compared if "step" not in row or row["rounding"] == "random"]
-    for name in dict.fromkeys(row["codec"] for row in compared):
-        bits, ratios, _, _ = _means(peers.rows_with(compared, codec=name))
-        colour = _colour(name)
-        line = _LINES[seen.setdefault(colour, 0) % len(_LINES)]
-        seen[colour] += 1
-        measured = peers.rows_with(compared, codec=name)[0]["measured"]
-        few = len(bits) < 4
-        axes.plot(
-            bits,
-            ratios,
-            line,
-            color=colour,
-            linewidth=1.6,
-            marker="o" if few or not measured else None,
-            markersize=5,
-            markerfacecolor=colour if measured else "white",
-        )
-        ends.append((name, bits[-1], ratios[-1], colour))
-    axes.axhline(1, color=looks.ACCENT, linewidth=2.6, zorder=0)
-    ends.append(("ours", peers.MOST_BITS, 1.0, looks.ACCENT))
-    top = 1.15 * max(row["ratio"] for row in compared)
-    top = min(top, 60)
+    ratios = [row["ratio"] for row in compared]
+    bottom, top = min(0.72, 0.9 * min(ratios)), min(1.4 * max(ratios), 70)
     axes.set(
         xscale="log",
         yscale="log",
-        xlim=(peers.LEAST_BITS, 400),
-        ylim=(0.8, top),
+        xlim=(1.4e-4, 6 * peers.MOST_BITS),
+        ylim=(bottom, top),
         title="Bytes over ours at equal distortion",
-        xlabel="Our bits per parameter at that distortion, rounding at random",
-        ylabel="Times our bytes (below 1 wins)",
+        xlabel="Bits per parameter of ours at that distortion",
+        ylabel="Times our bytes (below 1: fewer than ours)",
     )
     axes.set_xticks([0.02, 0.1, 0.5, 2, 8])
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.set_yticks([tick for tick in (1, 1.5, 2, 3, 5, 10, 20, 50) if tick <= top])
-    axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.set_yticks(
+        [tick for tick in (0.5, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 50) if bottom <= tick <= top]
+    )
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(matplotlib.ticker.NullLocator())
         axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-    ends.sort(key=lambda end: end[2])
-    # From below, each name as near to the end of its line as the one under it allows.
-    places, least = [], np.log(top / 0.8) / 24
-    for _, _, y, _ in ends:
-        places.append(max(np.log(min(y, top)), places[-1] + least if places else np.log(0.85)))
-    for (name, x, y, colour), place in zip(ends, places, strict=True):
-        weight = "bold" if name == "ours" else "normal"
-        if name != "ours":
-            axes.plot([x, 10.5], [y, np.exp(place)], color=colour, linewidth=0.5)
+    points = {codec: peers.rows_with(compared, codec=codec) for codec in _codecs(compared)}
+    curves = {codec: _means(rows)[:2] for codec, rows in points.items()}
+    axes.axhline(1, color=looks.ACCENT, linewidth=2.6, zorder=3)
+    begins, named, colours = {"ours": (peers.LEAST_BITS, 1.0)}, {}, {"ours": looks.ACCENT}
+    for group in _alike(curves):
+        name, (bits, ratios) = _joined(group), curves[group[0]]
+        _line(axes, group[0], bits, ratios, points[group[0]][0])
+        colours[name] = _colour(group[0])
+        if bits[0] < 1.5 * peers.LEAST_BITS:
+            begins[name] = bits[0], ratios[0]
+        else:
+            at = len(bits) // 2
+            named[name] = bits[at], ratios[at]
+    _label_beginnings(axes, begins, _texts(colours))
+    return named, colours
+
+
+def _alike(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[list[str]]:
+    """Groups those whose curves coincide (`_ALIKE`)."""
+    groups: list[list[str]] = []
+    for name, (bits, ratios) in curves.items():
+        for group in groups:
+            first_bits, first_ratios = curves[group[0]]
+            if len(bits) == len(first_bits) and np.allclose(bits, first_bits, rtol=0.01):
+                factors = ratios / first_ratios
+                if max(factors.max(), 1 / factors.min()) < _ALIKE:
+                    group.append(name)
+                    break
+        else:
+            groups.append([name])
+    return groups
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Names in one: what a name has in common with the one before it is not written again."""
+    text, before = names[0], names[0].rpartition(" ")[0]
+    for name in names[1:]:
+        start, _, end = name.rpartition(" ")
+        text += f", {end}" if start == before else f"; {name}"
+        before = start
+    return text
+
+
+def _label_beginnings(axes, begins: Mapping[str, tuple[float, float]], texts: Mapping) -> None:
+    """Names curves left of where they begin, in the curves' order, with leaders."""
+    names = sorted(begins, key=lambda name: begins[name][1])
+    low, high = np.log(axes.get_ylim())
+    places = looks.spread(np.log([begins[name][1] for name in names]), (high - low) / 26)
+    for name, place in zip(names, np.exp(places), strict=True):
+        x, y = begins[name]
+        colour = texts[name]["color"]
+        axes.plot([0.72 * peers.LEAST_BITS, x], [place, y], color=colour, linewidth=0.7, zorder=1)
         text = axes.text(
-            11,
-            np.exp(place),
+            0.68 * peers.LEAST_BITS,
+            place,
             name,
-            color=colour,
             fontsize="small",
-            fontweight=weight,
+            ha="right",
             va="center",
+            **texts[name],
         )
-        text.set_path_effects([withStroke(linewidth=4, foreground="white")])
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
 def times(found: Mapping) -> Figure:
@@ -192,8 +234,8 @@ def times(found: Mapping) -> Figure:
         1, 3, figsize=(13.5, 4.6), layout="constrained", width_ratios=(1.15, 1, 1.05)
     )
     _draw_speed(speed, peers.rows_with(found["speed"], symbols=peers.DEFAULT_SYMBOLS))
-    _draw_growth(growth, found["growth"])
     _draw_rounds(rounds, found["round_time"])
+    _draw_growth(growth, found["growth"])
     return figure
 
 
@@ -225,7 +267,7 @@ def _draw_growth(axes, rows: Sequence[Mapping]) -> None:
         spent = [row["encode_s"] + row["decode_s"] for row in points]
         axes.plot(elements, spent, "o-", color=colour, markersize=5)
         label = "default" if points[0]["own"] else name
-        labels[f"{label}, {points[-1]['peak_memory_mib'] / 1024:.1f} GiB"] = (
+        labels[f"{label},\n{points[-1]['peak_memory_mib'] / 1024:.1f} GiB"] = (
             elements[-1],
             spent[-1],
         )
@@ -237,10 +279,10 @@ def _draw_growth(axes, rows: Sequence[Mapping]) -> None:
         ylabel="Seconds to encode and decode",
     )
     low, high = axes.get_xlim()
-    axes.set_xlim(low, high * 300)
+    axes.set_xlim(low, high * 1000)
     axes.set_xticks([10.0**k for k in range(4, 9)])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    looks.label_points(axes, labels)
+    label_points(axes, labels)
 
 
 def _draw_rounds(axes, rows: Sequence[Mapping]) -> None:

@@ -71,6 +71,51 @@ def test_a_target_that_only_the_other_recipe_reached_has_no_ratio(records):
     assert table.loc[("85%", "tff-compression"), "times fewer aggregated"] == ""
 
 
+def test_biased_codecs_are_hollow_and_lossless_ones_left_out():
+    measured = pd.DataFrame(
+        {
+            "recipe": ["identity", "qsgd", "top-k", "context"],
+            "bits_per_parameter": [32.0, 1.7, 0.4, 0.07],
+            "nmse": [0.0, 0.08, 0.5, 15.0],
+        }
+    )
+    unbiased = {"identity": True, "qsgd": True, "top-k": False, "context": True}
+    sweep = pd.DataFrame({"bits_per_parameter": [0.1, 1.0], "nmse": [10.0, 0.1]})
+    entropies = pd.DataFrame({"entropy_bits_per_parameter": [0.1, 1.0], "nmse": [0.8, 0.1]})
+    figure = figures.rate_distortion(
+        measured, unbiased, {"context by its step": sweep}, entropies, lambda rate: 4.0**-rate
+    )
+    axes = figure.axes[0]
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    hollow = drawn["Of the literature, biased"]
+    assert (hollow.get_xdata(), hollow.get_markerfacecolor()) == ([0.4], "white")
+    filled = drawn["Of the literature, unbiased"]
+    assert filled.get_xdata() == [1.7] and filled.get_markerfacecolor() != "white"
+    assert drawn["This project's, unbiased"].get_marker() == "*"
+    assert "This project's, biased" not in drawn
+    assert {text.get_text() for text in axes.texts} == {"qsgd", "top-k", "context"}
+
+
+def test_the_budget_is_drawn_beside_what_was_spent():
+    rounds = np.arange(1, 61)
+    spent = {"payload_bits_sum": 2000 * 10, "step": 0.7}
+    records = pd.DataFrame({"recipe": "adaptive", "round": rounds, **spent})
+    figure = figures.adaptation(records, 10, budgets={"adaptive": (1500, 30)})
+    run, budget = figure.axes[0].get_lines()
+    assert (run.get_ydata() == 2000).all()
+    np.testing.assert_allclose(np.array(budget.get_ydata())[[0, 30]], [1500, 3000])
+    assert budget.get_label() == "budget of adaptive"
+
+
+def test_bits_have_one_form_in_a_figure():
+    bills = {"none": {"broadcast/model": 53_227_840, "aggregated/other": 32}}
+    figure = figures.bits_by_content(bills)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["50.76 Mibit", "32 bit"]
+    assert "32 bit" in [label.get_text() for label in axes.get_xticklabels()]
+
+
 def test_drawing_needs_no_tensorflow():
     script = (
         "import sys; from fedutils import analysis, figures, results, units, cli, notebooks\n"

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from support import REPOSITORY
 
-from fedutils import distortion, peers, peers_table, verify
+from fedutils import distortion, peers, peers_figures, peers_table, verify
 from fedutils.errors import UsageError
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "peers"))
@@ -136,6 +136,29 @@ def test_a_peer_that_wins_is_named(found):
     assert "bfloat16" in told["wins"]
     assert told["closest"] < 1
     assert "Fewer bytes than ours somewhere: " in peers_table.table(changed, {})
+
+
+def test_curves_that_coincide_have_one_name():
+    bits = np.array([0.1, 1.0, 5.0])
+    curves = {
+        "constriction ANS": (bits, np.array([1.1, 1.5, 1.2])),
+        "zstd": (bits, np.array([2.0, 1.5, 1.4])),
+        "constriction range": (bits, np.array([1.11, 1.5, 1.2])),
+        "tfc range": (bits, np.array([1.1, 1.52, 1.22])),
+        "bfloat16": (bits[:1], np.array([1.1])),
+    }
+    groups = [peers_figures._joined(group) for group in peers_figures._alike(curves)]
+    assert groups == ["constriction ANS, range; tfc range", "zstd", "bfloat16"]
+
+
+def test_every_codec_is_named_in_the_figure(found):
+    figure = peers_figures.rate_distortion(found)
+    left, right = ([text.get_text() for text in axes.texts] for axes in figure.axes)
+    assert len(set(left)) == len(left) and len(set(right)) == len(right)
+    compared = {row["codec"] for row in found["rate_distortion"] if not row["own"]}
+    ends = {name.split()[-1] for name in compared}
+    assert all(any(end in name for name in right) for end in ends)
+    assert "ours" in right and {"ours, at random", "ours, to the nearest"} <= set(left)
 
 
 def test_the_record_has_every_part_with_its_origin(found):

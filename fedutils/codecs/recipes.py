@@ -1,7 +1,8 @@
 """Each paper's method as a short composition of the parts in this package.
 
-A recipe is a function from the shapes of a model's variables to a codec. Papers that keep an
-error memory at the client are without it here: in a federated round clients hold no state.
+A recipe is a function from the shapes of a model's variables to a codec. Papers with error
+feedback (an error memory at the client) are without it here: clients of a federated round hold no
+state.
 What a paper does to each layer, bucket or column is done to the whole update, unless said.
 """
 
@@ -213,7 +214,7 @@ def threshold(layout: Layout, size: float = 3.0) -> Codec:
 
 @_recipe("random-k", "Konečný et al. 2016, section 3")
 def random_k(layout: Layout, fraction: float = 0.01) -> Codec:
-    """A random 1 % of the numbers, scaled up to be right in the mean; only the seed tells which."""
+    """A random 1 % of the numbers, scaled up to be unbiased; their positions are sent as a seed."""
     return chain(RandomK(fraction), Raw())
 
 
