@@ -75,7 +75,7 @@ def rate_distortion(found: Mapping) -> Figure:
         right: _draw_ratios(right, peers.compare(rows, parameters)),
     }
     for axes, (points, colours) in named.items():  # when both panels have their final size
-        label_points(axes, points, _texts(colours))
+        label_points(axes, points, colours, [n for n in points if n.startswith("ours")])
     return figure
 
 
