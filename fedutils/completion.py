@@ -22,7 +22,7 @@ CODECS = (
 )
 ADAPTIVE = (
     *("adaptive", "adaptive-fine", "adaptive-fixed", "adaptive-fixed-fine", "adaptive-frozen"),
-    *("two-way", "adaquantfl", "dadaquant"),
+    *("adaptive-frozen-fine", "two-way", "adaquantfl", "dadaquant"),
 )
 RECIPES = ("none", "tff-compression", *CODECS, *ADAPTIVE)
 COMPRESSING = (*CODECS, *ADAPTIVE)

@@ -34,6 +34,7 @@ _PROJECT = {
     "adaptive-fixed": ("#56B4E9", "v"),
     "adaptive-fixed-fine": ("#56B4E9", "^"),
     "adaptive-frozen": ("#56B4E9", "s"),
+    "adaptive-frozen-fine": ("#56B4E9", "p"),
     "default": ("#CC79A7", "D"),
     "context": ("#CC79A7", "P"),
 }

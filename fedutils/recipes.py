@@ -110,6 +110,12 @@ _ADAPTIVE = (
         lambda seed: adaptive.lean(seed, bits=None, step=0.35, size=65536, learns_lines=False),
     ),
     Recipe(
+        "adaptive-frozen-fine",
+        "this project",
+        "`adaptive-frozen` with a finer step.",
+        lambda seed: adaptive.lean(seed, bits=None, step=0.25, size=65536, learns_lines=False),
+    ),
+    Recipe(
         "two-way",
         "this project",
         "Fine sparse updates, their step after the loss; the model's change broadcast at low rank.",
