@@ -25,6 +25,7 @@ WORKERS = "FEDUTILS_WORKERS"
 _START_SECONDS = 60.0
 _DYING_SECONDS = 1.0
 _ATTEMPTS = 3
+_ADVICE = "Is there memory left? `make check` tests it alone."
 _M_ARENA_MAX = -8  # the same for a process that runs already: malloc.h
 
 
@@ -34,26 +35,33 @@ class Worker:
     def __init__(self) -> None:
         self._stub = None
         self._process = None
+        self._error = None
         self._started = threading.Event()
 
     def _start_and_wait(self, port: int) -> None:
         # The worker is bound to the thread that starts it, so this thread lives as long as it.
-        self._process = subprocess.Popen(
-            serving.command(port),
-            env={**os.environ, **serving.ENVIRONMENT},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the terminal is for Python to handle
-        )
-        self._started.set()
-        self._process.wait()
+        try:
+            self._process = process = subprocess.Popen(
+                serving.command(port),
+                env={**os.environ, **serving.ENVIRONMENT},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # an interrupt from the terminal is for Python to handle
+            )
+        except Exception as error:  # whatever it is, another thread waits
+            self._error = error
+            return
+        finally:
+            self._started.set()
+        process.wait()
 
     def stub(self) -> tff.framework.RemoteExecutorGrpcStub:
         """Returns the stub of a running worker; starts it if it is not running.
 
         Raises:
-            RuntimeError: If no worker answers within a minute, or each dies before it does.
+            RuntimeError: If no worker can be started, none answers within a minute, or each dies
+                before it does.
         """
         if self._stub is not None and self._process.poll() is None and self._stub.is_ready:
             return self._stub
@@ -63,18 +71,24 @@ class Worker:
             self.stop()
             if self._start():
                 return self._stub
+            status = self._process.poll()
         self.stop()
-        raise RuntimeError(
-            f"TFF's worker process did not answer within {_START_SECONDS:.0f} s. Is there memory "
-            "left? `make check` tests it alone."
-        )
+        failed = f"did not answer within {_START_SECONDS:.0f} s"
+        if status is not None:
+            failed = f"ended before it answered, with status {status}"
+        raise RuntimeError(f"TFF's worker process {failed}. {_ADVICE}")
 
     def _start(self) -> bool:
         """Starts a worker and waits for it; tells whether it answers."""
         self._started.clear()
+        self._error = None
         port = portpicker.pick_unused_port()
         threading.Thread(target=self._start_and_wait, args=(port,), daemon=True).start()
         self._started.wait()
+        if self._error is not None:
+            raise RuntimeError(
+                f"TFF's worker process cannot be started: {self._error}. {_ADVICE}"
+            ) from self._error
         process = self._process
         self._stub = remotes.stub(
             f"localhost:{port}", _START_SECONDS, alive=lambda: process.poll() is None
