@@ -22,6 +22,8 @@ from fedutils import remotes, serving, workers
 WORKERS = "FEDUTILS_WORKERS"
 """The environment variable that names the workers to spread rounds over; see `use_workers`."""
 
+_chosen = ""  # by `use_workers`, in this process
+
 _START_SECONDS = 60.0
 _DYING_SECONDS = 1.0
 _ATTEMPTS = 3
@@ -168,14 +170,14 @@ def _context(addresses: str) -> tff.framework.SyncContext:
 def start() -> None:
     """Makes TFF compute in a worker process that ends with this process.
 
-    Rounds of federated learning are spread over the workers that $FEDUTILS_WORKERS names, if any.
-    TFF keeps its execution context per thread: call this in every thread that computes. All
-    threads share one worker, started by the first call.
+    Rounds of federated learning are spread over the workers of `use_workers`, if any. TFF keeps its
+    execution context per thread: call this in every thread that computes. All threads share one
+    worker, started by the first call.
 
     Raises:
         UsageError: If one of the workers named is not there.
     """
-    tff.framework.set_default_context(_context(os.environ.get(WORKERS, "")))
+    tff.framework.set_default_context(_context(_chosen or os.environ.get(WORKERS, "")))
 
 
 def use_workers(addresses: str) -> None:
@@ -188,6 +190,7 @@ def use_workers(addresses: str) -> None:
     Raises:
         UsageError: If an address is malformed.
     """
+    global _chosen
     if addresses.strip():
         remotes.parse(addresses)
-        os.environ[WORKERS] = addresses
+    _chosen = addresses.strip()

@@ -1,5 +1,6 @@
-"""Starting the worker process; how it ends is in test_processes."""
+"""Starting the worker process, and which workers are used; how it ends is in test_processes."""
 
+import os
 import threading
 
 import pytest
@@ -49,3 +50,17 @@ def test_worker_that_does_not_answer_is_told(command, words, monkeypatch):
     error = refusal()
     assert isinstance(error, RuntimeError)
     assert words in str(error)
+
+
+def test_choice_of_workers_can_be_undone_and_leaves_the_environment_alone(monkeypatch):
+    used = []
+    monkeypatch.setattr(runtime, "_chosen", "")
+    monkeypatch.setattr(runtime, "_context", used.append)
+    monkeypatch.setattr(runtime.tff.framework, "set_default_context", lambda context: None)
+    monkeypatch.setenv(runtime.WORKERS, "default:1")
+    environment = dict(os.environ)
+    for addresses in ("", "a:1", "", " "):
+        runtime.use_workers(addresses)
+        runtime.start()
+    assert used == ["default:1", "a:1", "default:1", "default:1"]
+    assert dict(os.environ) == environment
