@@ -314,8 +314,9 @@ def test_port_that_is_taken_and_address_that_is_not_here():
             serving.serve(port)
     with pytest.raises(UsageError, match="choose an address of this machine"):
         serving.serve(1, "192.0.2.1")
-    with pytest.raises(UsageError, match="from 1 to 65535"):
-        serving.serve(65536)
+    for port in (-1, 0, 65536):
+        with pytest.raises(UsageError, match="from 1 to 65535"):
+            serving.serve(port)
 
 
 def test_kernel_that_grants_no_network_of_its_own(monkeypatch):
