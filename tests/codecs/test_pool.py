@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from fedutils import adaptive
 from fedutils.codecs import shared
 from fedutils.codecs.base import chain, tensors
 from fedutils.codecs.conformance import check
@@ -125,7 +126,7 @@ def test_known_lines_make_the_error_smaller(update):
 def test_conforms():
     for build in (
         lambda layout: chain(Pool(tuple(layout), 8), Raw()),
-        lambda layout: chain(Pool(tuple(layout), 40), Step(0.5), Systematic(), Sparse()),
+        lambda layout: adaptive.pooled(layout, step=0.5, size=40),
         lambda layout: chain(Step(0.2), Systematic(tuple(layout)), Sparse()),
     ):
         # Unbiasedness is tested above: so few offsets make so few pools that the check's
