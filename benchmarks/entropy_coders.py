@@ -23,6 +23,7 @@ SIZE = sum(int(np.prod(shape)) for shape in SHAPES)
 CODERS = (
     entropy.FixedWidth(),
     entropy.EliasGamma(),
+    entropy.Sparse(),
     entropy.SparseRice(),
     entropy.Huffman(),
     entropy.Ans(),

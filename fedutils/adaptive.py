@@ -135,9 +135,16 @@ def dadaquant(
     step: of the first round, in norms of the client's update; one over the number of levels.
     patience: in rounds; the paper's phi, a tenth of all.
     """
-    qsgd = chain(Norm(), ClientStep(step), Stochastic(), Ans())
     controller = controllers.Together(controllers.DAdaQuant(patience), controllers.MeanWeight())
-    return _mean(qsgd, seed, controller)
+    return _mean(client_adaptive_qsgd(step), seed, controller)
+
+
+def client_adaptive_qsgd(step: float) -> Codec:
+    """QSGD with more levels for heavier clients: the codec of `dadaquant`.
+
+    step: of the first round, for a client of mean weight; see `dadaquant`.
+    """
+    return chain(Norm(), ClientStep(step), Stochastic(), Ans())
 
 
 def _mean(codec, seed: int, controller) -> tff.aggregators.WeightedAggregationFactory:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -51,13 +51,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
-_DATASET = click.option(
-    "--dataset",
-    default="mnist5k",
-    show_default=True,
-    help="mnist5k, emnist or synthetic.",
-    shell_complete=completion.one_of(completion.DATASETS),
-)
+def _dataset(words: str, names: Sequence[str]) -> Callable:
+    return click.option(
+        "--dataset",
+        default="mnist5k",
+        show_default=True,
+        help=words,
+        shell_complete=completion.one_of(names),
+    )
+
+
 _DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -90,7 +93,7 @@ _WORKERS = click.option(
 
 def _data_options(command: Callable) -> Callable:
     options = (
-        _DATASET,
+        _dataset("mnist5k, emnist or synthetic.", completion.DATASETS),
         click.option(
             "--classes",
             default=10,
@@ -181,7 +184,7 @@ def run(dataset, classes, partition, concentration, data_dir, out, workers, **se
     help="Names with commas between them, or own, literature or all.",
     shell_complete=completion.some_of(("own", "literature", "all", *completion.RECIPES)),
 )
-@_DATASET
+@_dataset("mnist5k or emnist.", completion.RACED)
 @_DATA_DIR
 @click.option("--seeds", default="1,2,3", show_default=True, help="With commas between them.")
 @click.option("--rounds", default=150, show_default=True, help="Number of rounds.")
@@ -210,6 +213,12 @@ def race(names, dataset, data_dir, seeds, rounds, out, store, fresh, workers) ->
     """
     from fedutils import processes, race, runtime
 
+    clients = race.PROTOCOL.clients_per_round
+    if dataset == "synthetic" and clients > 2:
+        raise UsageError(
+            f"the race draws {clients} clients a round, and synthetic has but 2: choose "
+            f"{' or '.join(completion.RACED)}"
+        )
     processes.end_with_make()
     runtime.use_workers(workers)
     options = dict(rounds=rounds, store=store, data_dir=data_dir, fresh=fresh)
@@ -218,7 +227,7 @@ def race(names, dataset, data_dir, seeds, rounds, out, store, fresh, workers) ->
 
 
 @main.command()
-@click.option("--port", type=int, required=True, help="Port to listen at.")
+@click.option("--port", type=click.IntRange(1, 65535), required=True, help="Port to listen at.")
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -467,10 +476,18 @@ def address(repository, ref) -> None:
 
 
 @main.command()
-@click.option("--payloads", default=5000, show_default=True, help="How many, over all codecs.")
-@click.option("--seed", default=1, show_default=True, help="Of the damage.")
+@click.option(
+    "--payloads",
+    type=click.IntRange(min=1),
+    default=5000,
+    show_default=True,
+    help="How many, over all codecs.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the damage."
+)
 @click.option("--codec", "name", help="One codec instead of all.")
-@click.option("--case", type=int, help="One payload, by its number, of --codec.")
+@click.option("--case", type=click.IntRange(min=0), help="One payload, by its number, of --codec.")
 @_plain_errors
 def fuzz(payloads, seed, name, case) -> None:
     """Send decoders damaged and forged payloads; fail on harm."""

@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 
 DATASETS = ("mnist5k", "emnist", "synthetic")
+RACED = ("mnist5k", "emnist")
+"""The data sets with clients enough for the race."""
 MODELS = ("cnn", "dense", "logistic")
 PARTITIONS = ("dirichlet", "iid", "shards")
 PROFILES = ("smoke", "quick", "full")

@@ -8,12 +8,13 @@ and is inverted here.)
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import http.client
 import os
 import sqlite3
-import urllib.error
 import urllib.request
 from lzma import LZMADecompressor, LZMAError
 from pathlib import Path
@@ -305,9 +306,15 @@ def download_emnist(path: Path, url: str = EMNIST_URL) -> None:
                 raise UsageError(f"the download of {url} ended early. {advice}")
             target.flush()
             os.fsync(target.fileno())
-        verify_emnist(partial, classes=10)
+        try:
+            _fingerprint(partial, classes=10)
+        except (sqlite3.Error, ValueError) as error:
+            raise UsageError(
+                f"what was downloaded from {url} is not a complete federated EMNIST database: "
+                f"{error}. {advice}"
+            ) from error
         partial.replace(path)
-    except (urllib.error.URLError, OSError, LZMAError) as error:
+    except (OSError, http.client.HTTPException, LZMAError) as error:
         raise UsageError(f"EMNIST could not be downloaded from {url}: {error}. {advice}") from error
     finally:
         partial.unlink(missing_ok=True)
@@ -326,42 +333,47 @@ def verify_emnist(path: Path, classes: int) -> str:
     Raises:
         UsageError: If it is truncated, is no such database, or lacks the splits.
     """
-    digest = hashlib.sha256()
     try:
-        with _open_read_only(path) as database:
-            pages = database.execute("PRAGMA page_count").fetchone()[0]
-            expected = pages * database.execute("PRAGMA page_size").fetchone()[0]
-            actual = path.stat().st_size
-            if actual != expected:
-                raise UsageError(f"it has {actual:,} bytes where its header says {expected:,}")
-            for split in _splits(classes):
-                clients = database.execute(
-                    "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ? "
-                    "ORDER BY client_id",
-                    [split],
-                ).fetchall()
-                for client, size in clients:
-                    if not (isinstance(client, str) and isinstance(size, int) and size >= 0):
-                        raise UsageError(f"it says that client {client!r} has {size!r} examples")
-                if not any(size for _, size in clients):
-                    raise UsageError(f"it holds no clients with examples of the split {split!r}")
-                digest.update(repr(clients).encode())
-                for client, size in clients[:: max(1, len(clients) // 8)]:
-                    rows = database.execute(
-                        "SELECT serialized_example_proto FROM examples WHERE split_name = ? "
-                        "AND client_id = ?",
-                        [split, client],
-                    ).fetchall()
-                    if len(rows) != size:
-                        raise UsageError(f"client {client} has {len(rows)} examples, not {size}")
-                    if not all(isinstance(row[0], bytes) for row in rows):
-                        raise UsageError(f"client {client} has examples that are not bytes")
-                    digest.update(b"".join(row[0] for row in rows))
-    except (sqlite3.Error, UsageError, OSError) as error:
+        return _fingerprint(path, classes)
+    except (sqlite3.Error, ValueError, OSError) as error:
         raise UsageError(
             f"{path} is not a complete federated EMNIST database: {error}. Delete it to have it "
             "downloaded anew, or choose another folder (--data-dir, FEDUTILS_DATA)."
         ) from error
+
+
+def _fingerprint(path: Path, classes: int) -> str:
+    """See `verify_emnist`; raises sqlite3.Error, ValueError or OSError."""
+    digest = hashlib.sha256()
+    with _open_read_only(path) as database:
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        expected = pages * database.execute("PRAGMA page_size").fetchone()[0]
+        actual = path.stat().st_size
+        if actual != expected:
+            raise ValueError(f"it has {actual:,} bytes where its header says {expected:,}")
+        for split in _splits(classes):
+            clients = database.execute(
+                "SELECT client_id, num_examples FROM client_metadata WHERE split_name = ? "
+                "ORDER BY client_id",
+                [split],
+            ).fetchall()
+            for client, size in clients:
+                if not (isinstance(client, str) and isinstance(size, int) and size >= 0):
+                    raise ValueError(f"it says that client {client!r} has {size!r} examples")
+            if not any(size for _, size in clients):
+                raise ValueError(f"it holds no clients with examples of the split {split!r}")
+            digest.update(repr(clients).encode())
+            for client, size in clients[:: max(1, len(clients) // 8)]:
+                rows = database.execute(
+                    "SELECT serialized_example_proto FROM examples WHERE split_name = ? "
+                    "AND client_id = ?",
+                    [split, client],
+                ).fetchall()
+                if len(rows) != size:
+                    raise ValueError(f"client {client} has {len(rows)} examples, not {size}")
+                if not all(isinstance(row[0], bytes) for row in rows):
+                    raise ValueError(f"client {client} has examples that are not bytes")
+                digest.update(b"".join(row[0] for row in rows))
     return digest.hexdigest()
 
 
@@ -377,16 +389,5 @@ def _clients_without_examples(path: Path, split: str) -> set[str]:
         return {client for (client,) in database.execute(query, [split])}
 
 
-class _open_read_only:
-    """Context of a read-only SQLite connection that is closed at the end."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> sqlite3.Connection:
-        quoted = urllib.request.pathname2url(str(self._path.resolve()))
-        self._connection = sqlite3.connect(f"file:{quoted}?mode=ro", uri=True)
-        return self._connection
-
-    def __exit__(self, *exception) -> None:
-        self._connection.close()
+def _open_read_only(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True))

@@ -15,7 +15,7 @@ from fedutils.updates import Updates
 def measure(
     codec: Codec,
     vectors: np.ndarray,
-    settings: Sequence[Mapping[str, float]] | None = None,
+    settings: Sequence[Mapping[str, float | np.ndarray]] | None = None,
     seed: int = 1,
 ) -> list[tuple[float, float]]:
     """Encodes and decodes updates.
@@ -35,7 +35,7 @@ def measure(
     """
     n = vectors.shape[1]
     settings = settings or [codec.default_params()] * len(vectors)
-    param_specs = tf.nest.map_structure(lambda _: tf.TensorSpec([]), tensors(settings[0]))
+    param_specs = tf.nest.map_structure(lambda p: tf.TensorSpec(p.shape), tensors(settings[0]))
     # Traced here and once: called, each codec's functions would warn of being traced anew.
     encode = tf.function(
         lambda x, params: codec.encode(x, params, tf.constant([seed, 0])), autograph=False
@@ -98,7 +98,7 @@ def sweep(codec: Codec, vector: np.ndarray, steps: Sequence[float]) -> pd.DataFr
         A row a step: `step`, `bits_per_parameter`, `nmse`.
     """
     vectors = np.broadcast_to(vector, [len(steps), len(vector)])
-    measured = measure(codec, vectors, [{"step": step} for step in steps])
+    measured = measure(codec, vectors, [{**codec.default_params(), "step": s} for s in steps])
     rows = [(step, rate, nmse) for step, (rate, nmse) in zip(steps, measured, strict=True)]
     return pd.DataFrame(rows, columns=["step", "bits_per_parameter", "nmse"])
 

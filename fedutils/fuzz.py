@@ -35,10 +35,7 @@ from fedutils import adaptive, recipes
 from fedutils.codecs import base
 from fedutils.codecs import recipes as codec_recipes
 from fedutils.codecs.base import Codec
-from fedutils.codecs.entropy.ans import Ans
 from fedutils.codecs.lowrank import low_rank_change
-from fedutils.codecs.quantizers import Stochastic
-from fedutils.codecs.transforms import ClientStep, Norm
 from fedutils.errors import UsageError
 from fedutils.wire import Received, Wire
 
@@ -133,7 +130,7 @@ def codecs(layout: Layout) -> dict[str, Codec]:
         "study": codec_recipes.study(layout, threshold=int(small)),
         "adaptive": adaptive.pooled(layout, step=0.2, size=256),
         "two-way": adaptive.codec(layout, step=0.2),
-        "dadaquant": base.chain(Norm(), ClientStep(0.05), Stochastic(), Ans()),
+        "dadaquant": adaptive.client_adaptive_qsgd(step=0.05),
         "low-rank": low_rank_change(layout, rank=1),
     }
 

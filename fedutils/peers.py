@@ -104,12 +104,14 @@ def summary(found: Mapping) -> dict[str, object]:
     """Returns the few numbers that tell who is ahead.
 
     `closest` is the least ratio of another's bytes to ours at equal distortion, `closest_codec`
-    whose, `wins` the names of those below 1; `speed_ratio` our time to encode and decode symbols of
-    the default recipe over constriction's faster coder, `dense_speed_ratio` that of `context` with
-    symbols of a fine step, of some two bits each; `plain_ratio` our plain round over the faster
-    bare loop; `compressed_ratio` our compressed round over it; `plain_tff_ratio` and `tff_ratio`
-    that over TFF's plain and compressed ones with TFF's defaults; `growth_exponent` that of time in
-    the number of elements, from a million on.
+    whose, `wins` the names of those below 1, `points` how many were compared, on how many
+    `updates`; `speed_ratio` our time to encode and decode symbols of the default recipe over
+    constriction's faster coder, `dense_speed_ratio` that of `context` with symbols of a fine step,
+    of some two bits each; `plain_ratio` our plain round over the faster bare loop,
+    `compressed_ratio` our compressed round over our plain one; `plain_tff_ratio` and `tff_ratio`
+    our compressed round over TFF's plain and compressed ones with TFF's defaults;
+    `growth_exponent` that of time in the number of elements, from a million on; `busy` the parts
+    that were timed although other programs kept the processor busy.
     """
     compared = compare(found["rate_distortion"], found["parameters"])
     closest = min(compared, key=lambda row: row["ratio"])

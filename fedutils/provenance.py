@@ -48,7 +48,9 @@ def code_digest(root: str = "fedutils.training") -> str:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         waiting += _imports(tree, name)
-        digests[name] = hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
+        digests[name] = hashlib.sha256(
+            ast.dump(_WithoutDocstrings().visit(tree)).encode()
+        ).hexdigest()
     return digest(digests)
 
 
@@ -70,13 +72,14 @@ def _imports(tree: ast.Module, module: str) -> list[str]:
     return names
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            match node.body:
-                case [ast.Expr(value=ast.Constant(value=str())), *rest]:
-                    node.body = rest
-    return tree
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drops strings that are statements: of modules, classes, functions and attributes."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        match node.value:
+            case ast.Constant(value=str()):
+                return None
+        return node
 
 
 def describe() -> dict[str, object]:

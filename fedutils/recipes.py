@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from fedutils import adaptive, aggregators, distributors, tff_compression
+from fedutils import (
+    adaptive,
+    aggregators,
+    definitions,
+    distributors,
+    provenance,
+    tff_compression,
+)
 from fedutils.codecs import recipes as codec_recipes
 from fedutils.codecs.base import Codec
 from fedutils.codecs.lowrank import low_rank_change
@@ -162,37 +168,18 @@ def add(codec: Codec, name: str, paper: str = "your own", sentence: str = "") ->
 
     Returns:
         The recipe. Runs with it are keyed by what its parts do too, so that a changed codec is
-        trained anew.
+        trained anew; see `definitions`.
 
     Raises:
-        UsageError: If a recipe of this package has that name.
+        UsageError: If a recipe of this package has that name, or if the codec uses something that
+            another process cannot know.
     """
     if name in RECIPES and not RECIPES[name].code:
         raise UsageError(f"{name!r} is a recipe of this package: choose another name")
     recipe = from_codec(codec_recipes.Recipe(name, paper, sentence, lambda layout: codec))
-    parts = [type(part) for part in (*codec.stages, codec.coder)]
-    own_parts = [part for part in parts if not part.__module__.startswith("fedutils.")]
-    RECIPES[name] = dataclasses.replace(
-        recipe, code="\n".join([repr(codec), *map(_definition, own_parts)])
-    )
+    does = provenance.digest(definitions.of(codec))
+    RECIPES[name] = dataclasses.replace(recipe, code=f"{codec!r}\n{does}")
     return RECIPES[name]
-
-
-def _definition(part: type) -> str:
-    """What a class does: its methods' instructions and its attributes' values.
-
-    Instructions, since the source of a class that a notebook defines cannot always be had.
-    """
-    own = [(name, value) for name, value in vars(part).items() if not name.startswith("__")]
-    return repr([part.__qualname__, *((n, _instructions(v)) for n, v in own)])
-
-
-def _instructions(value: object) -> object:
-    code = getattr(value, "__code__", value)
-    if not isinstance(code, types.CodeType):
-        return repr(value) if not callable(value) else type(value).__name__
-    constants = [_instructions(constant) for constant in code.co_consts]
-    return code.co_code.hex(), code.co_names, constants
 
 
 def get(name: str) -> Recipe:

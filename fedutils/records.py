@@ -13,11 +13,15 @@ import tensorflow_federated as tff
 
 from fedutils import ledger, results
 
-# Measurements of strings' lengths: of a string that every client gets, and of all clients' own.
-_STRINGS = {
-    ledger.Direction.BROADCAST: ("model_payload_bits", "announcement_bits"),
-    ledger.Direction.AGGREGATED: ("payload_bits_sum",),
+STRINGS = {
+    "model_payload_bits": (ledger.Direction.BROADCAST, "model"),
+    "announcement_bits": (ledger.Direction.BROADCAST, "announcements"),
+    "payload_bits_sum": (ledger.Direction.AGGREGATED, "updates"),
 }
+"""Measured lengths of strings, by their columns in the records: which way they went, what they are.
+
+Every client of a round gets the same string, whose column is of one copy; what they send differs,
+and its column is of all clients."""
 
 
 class RecordKeeper(tff.program.ReleaseManager):
@@ -122,12 +126,13 @@ class RecordKeeper(tff.program.ReleaseManager):
         return row
 
     def _round_bits(self, direction: ledger.Direction, measured: Mapping[str, object]) -> int:
-        lengths = [int(measured[name]) for name in _STRINGS[direction] if name in measured]
+        names = [name for name, (way, _) in STRINGS.items() if way is direction]
+        lengths = [int(measured[name]) for name in names if name in measured]
         strings = self._bill.measured_strings(direction)
         if len(lengths) != strings:
             raise ValueError(
                 f"{strings} string(s) are {direction.value}, but {len(lengths)} measured: each "
-                f"needs its length under one of the names {_STRINGS[direction]}"
+                f"needs its length under one of the names {names}"
             )
         copies = self._clients if direction is ledger.Direction.BROADCAST else 1
         return self._clients * self._bill.bits(direction) + copies * sum(lengths)

@@ -22,9 +22,12 @@ from fedutils import remotes, serving, workers
 WORKERS = "FEDUTILS_WORKERS"
 """The environment variable that names the workers to spread rounds over; see `use_workers`."""
 
+_chosen = ""  # by `use_workers`, in this process
+
 _START_SECONDS = 60.0
 _DYING_SECONDS = 1.0
 _ATTEMPTS = 3
+_ADVICE = "Is there memory left? `make check` tests it alone."
 _M_ARENA_MAX = -8  # the same for a process that runs already: malloc.h
 
 
@@ -34,26 +37,33 @@ class Worker:
     def __init__(self) -> None:
         self._stub = None
         self._process = None
+        self._error = None
         self._started = threading.Event()
 
     def _start_and_wait(self, port: int) -> None:
         # The worker is bound to the thread that starts it, so this thread lives as long as it.
-        self._process = subprocess.Popen(
-            serving.command(port),
-            env={**os.environ, **serving.ENVIRONMENT},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the terminal is for Python to handle
-        )
-        self._started.set()
-        self._process.wait()
+        try:
+            self._process = process = subprocess.Popen(
+                serving.command(port),
+                env={**os.environ, **serving.ENVIRONMENT},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # an interrupt from the terminal is for Python to handle
+            )
+        except Exception as error:  # whatever it is, another thread waits
+            self._error = error
+            return
+        finally:
+            self._started.set()
+        process.wait()
 
     def stub(self) -> tff.framework.RemoteExecutorGrpcStub:
         """Returns the stub of a running worker; starts it if it is not running.
 
         Raises:
-            RuntimeError: If no worker answers within a minute, or each dies before it does.
+            RuntimeError: If no worker can be started, none answers within a minute, or each dies
+                before it does.
         """
         if self._stub is not None and self._process.poll() is None and self._stub.is_ready:
             return self._stub
@@ -63,18 +73,24 @@ class Worker:
             self.stop()
             if self._start():
                 return self._stub
+            status = self._process.poll()
         self.stop()
-        raise RuntimeError(
-            f"TFF's worker process did not answer within {_START_SECONDS:.0f} s. Is there memory "
-            "left? `make check` tests it alone."
-        )
+        failed = f"did not answer within {_START_SECONDS:.0f} s"
+        if status is not None:
+            failed = f"ended before it answered, with status {status}"
+        raise RuntimeError(f"TFF's worker process {failed}. {_ADVICE}")
 
     def _start(self) -> bool:
         """Starts a worker and waits for it; tells whether it answers."""
         self._started.clear()
+        self._error = None
         port = portpicker.pick_unused_port()
         threading.Thread(target=self._start_and_wait, args=(port,), daemon=True).start()
         self._started.wait()
+        if self._error is not None:
+            raise RuntimeError(
+                f"TFF's worker process cannot be started: {self._error}. {_ADVICE}"
+            ) from self._error
         process = self._process
         self._stub = remotes.stub(
             f"localhost:{port}", _START_SECONDS, alive=lambda: process.poll() is None
@@ -154,14 +170,14 @@ def _context(addresses: str) -> tff.framework.SyncContext:
 def start() -> None:
     """Makes TFF compute in a worker process that ends with this process.
 
-    Rounds of federated learning are spread over the workers that $FEDUTILS_WORKERS names, if any.
-    TFF keeps its execution context per thread: call this in every thread that computes. All
-    threads share one worker, started by the first call.
+    Rounds of federated learning are spread over the workers of `use_workers`, if any. TFF keeps its
+    execution context per thread: call this in every thread that computes. All threads share one
+    worker, started by the first call.
 
     Raises:
         UsageError: If one of the workers named is not there.
     """
-    tff.framework.set_default_context(_context(os.environ.get(WORKERS, "")))
+    tff.framework.set_default_context(_context(_chosen or os.environ.get(WORKERS, "")))
 
 
 def use_workers(addresses: str) -> None:
@@ -174,6 +190,7 @@ def use_workers(addresses: str) -> None:
     Raises:
         UsageError: If an address is malformed.
     """
+    global _chosen
     if addresses.strip():
         remotes.parse(addresses)
-        os.environ[WORKERS] = addresses
+    _chosen = addresses.strip()

@@ -59,14 +59,16 @@ def serve(port: int, host: str = _LOOPBACK) -> None:
     """Runs a worker for others until this process is interrupted or the worker ends.
 
     Args:
-        port: The port.
+        port: The port, from 1 to 65535.
         host: The address at which it is reached, of this machine; `EVERYWHERE` for all.
 
     Raises:
-        UsageError: If there is no such address, the port is not free, the kernel does not let a
-            process have a network of its own, or the worker ends by itself.
+        UsageError: If there is no such address or port, the port is not free, the kernel does not
+            let a process have a network of its own, or the worker ends by itself.
     """
     try:
+        if port == 0:
+            raise OSError("whoever is to reach it must know its port")
         listener = socket.create_server((host, port))
     except (OSError, OverflowError) as error:
         raise UsageError(

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
-from fedutils import data, ledger, models, results, training
+from fedutils import data, ledger, models, records, results, training
 from fedutils.errors import UsageError
 from fedutils.ledger import Direction
-
-# Measured strings by their columns in the records: which way, what, and whether every client of
-# the round gets the same (the column is then of one copy).
-_STRINGS = {
-    "model_payload_bits": (Direction.BROADCAST, "model (strings)", True),
-    "announcement_bits": (Direction.BROADCAST, "announcements (strings)", True),
-    "payload_bits_sum": (Direction.AGGREGATED, "updates (strings)", False),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,27 +63,38 @@ def of(path: Path) -> Spending:
         path: A run's folder, or the published records of one (`results/…/records/NAME.csv`).
 
     Raises:
-        UsageError: If there is no run, if it has trained no round yet, or if its records do not
-            add up with this version's ledger.
+        UsageError: If there is no run, if its files are damaged or of another version, if it has
+            trained no round yet, or if its records do not add up with this version's ledger.
     """
-    wanted, records = _found(path)
-    config = training.RunConfig(**{**wanted, "data": data.DataConfig(**wanted["data"])})
     try:
-        trained = [row for row in results.read_rows(records) if int(row["round"]) > 0]
+        wanted, rows = _found(path)
+        config = training.RunConfig(**{**wanted, "data": data.DataConfig(**wanted["data"])})
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the configuration of {path} is damaged ({error}): expected JSON; the command that "
+            "made the run, given again, writes it anew"
+        ) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"the configuration of {path} does not have this version's settings ({error}): another "
+            "version made it; inspect it with that one"
+        ) from error
+    try:
+        trained = [row for row in results.read_rows(rows) if int(row["round"]) > 0]
         entries = _entries(config, trained)
         recorded = {d: sum(int(row[f"{d.value}_bits"]) for row in trained) for d in Direction}
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UsageError(
-            f"{records} is damaged: expected the records of a run, one row per round"
+            f"{rows} is damaged: expected the records of a run, one row per round"
         ) from error
     if not trained:
-        raise UsageError(f"{records} has no trained round yet: inspect the run when it has")
+        raise UsageError(f"{rows} has no trained round yet: inspect the run when it has")
     parameters = models.get(config.model)(config.data.classes, 0).count_params()
     spending = Spending(config, len(trained), parameters, entries)
     for direction, bits in recorded.items():
         if bits != spending.total(direction):
             raise UsageError(
-                f"{records} tells of {bits:,} {direction.value} bits, but the parts that this "
+                f"{rows} tells of {bits:,} {direction.value} bits, but the parts that this "
                 f"version knows of add up to {spending.total(direction):,}: another version made "
                 "it; inspect it with that one"
             )
@@ -127,9 +131,10 @@ def _entries(config: training.RunConfig, trained: list[dict[str, str]]) -> tuple
         for direction in Direction
         for content in ledger.Content
     ]
-    for column, (direction, what, copied) in _STRINGS.items():
+    for column, (direction, what) in records.STRINGS.items():
         lengths = sum(int(row.get(column) or 0) for row in trained)
-        found.append(Entry(direction, what, lengths * (clients if copied else 1)))
+        copies = clients if direction is Direction.BROADCAST else 1
+        found.append(Entry(direction, f"{what} (strings)", copies * lengths))
     ways = list(Direction)
     found.sort(key=lambda entry: (ways.index(entry.direction), -entry.bits))
     return tuple(entry for entry in found if entry.bits)

@@ -6,7 +6,9 @@
 
 A string says what a client sent in as few bytes as there are, so strings are what is kept, and what
 crosses the sockets if clients are simulated on several machines. And whoever collected them, they
-are added up in the clients' order: the total is the same, bit for bit.
+are added up in the clients' order: the total is the same, bit for bit. The exception is a part that
+became too many bytes before it was joined to the clients in front of it: it is added as one sum,
+which may round differently.
 
 A total is an OrderedDict of tensors, of one client or of several: `value`, float32[n], and
 numbers. All of them add up but `payload_bits_max`.

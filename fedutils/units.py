@@ -12,10 +12,10 @@ def format_bits(bits: float) -> str:
     Returns:
         For example `507.62Mibit` or `1.43Gibit`.
     """
-    for unit in ("bit", "Kibit", "Mibit"):
-        # The study prints 1015.24Mibit and 1.49Gibit: the next unit begins at 1024.
-        if bits < 1024:
-            return f"{bits:.2f}{unit}" if unit != "bit" else f"{bits:.0f}bit"
+    for unit, digits in (("bit", 0), ("Kibit", 2), ("Mibit", 2)):
+        # The study prints 1015.24Mibit and 1.49Gibit: the next unit begins at 1024, as printed.
+        if round(bits, digits) < 1024:
+            return f"{bits:.{digits}f}{unit}"
         bits /= 1024
     return f"{bits:.2f}Gibit"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedutils import data, provenance, results, runtime, training
+from fedutils.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +39,35 @@ def collect(
     """Trains plain federated averaging and keeps what some clients would send.
 
     Args:
-        config: The run; its `rounds` and `recipe` do not matter.
-        rounds: The rounds (from 1 on) whose updates are kept.
+        config: The run; its `rounds`, `recipe`, `eval_every` and `server_learning_rate` do not
+            matter. The latter is 1 here: the model moves by the mean update.
+        rounds: The rounds (from 1 on) whose updates are kept, in any order.
         clients: How many clients of each of those rounds, the first of the cohort.
         store: Folder of run folders; updates found there are not made again.
         data_dir: Folder of downloaded data.
 
     Returns:
         The updates, by round and client.
+
+    Raises:
+        UsageError: If no round or no client is asked for, or a round before the first; if the data
+            does not have what is asked for, or the store cannot be written.
     """
-    config = dataclasses.replace(config, recipe="none", rounds=max(rounds))
+    rounds = sorted(set(rounds))
+    if not rounds or rounds[0] < 1 or clients < 1:
+        raise UsageError(
+            f"updates of {clients} clients in the rounds {rounds} cannot be kept: ask for one or "
+            "more clients, and for rounds from 1 on"
+        )
+    fixed = {"recipe": "none", "eval_every": 1, "server_learning_rate": 1.0}
+    config = dataclasses.replace(config, rounds=rounds[-1], **fixed)
     federated = data.load(config.data, data_dir)
     cohorts = training.Cohorts(config, federated)
     folder = results.open_run(
         store,
         f"updates-{config.task}-seed{config.seed}",
-        {**dataclasses.asdict(config), "kept_rounds": list(rounds), "kept_clients": clients},
-        training.decides(federated),
+        {**dataclasses.asdict(config), "kept_rounds": rounds, "kept_clients": clients},
+        {**training.decides(federated), "code": provenance.code_digest("fedutils.updates")},
     )
     path = folder.folder / "updates.npz"
     with folder.locked():
@@ -70,12 +84,10 @@ def collect(
 
 def _write(path, config, federated, cohorts, rounds, clients) -> None:
     runtime.start()
-    process = training.build_process(
-        dataclasses.replace(config, server_learning_rate=1.0), federated.classes
-    )
+    process = training.build_process(config, federated.classes)
     state = process.initialize()
     vectors = []
-    for round_number in range(1, max(rounds) + 1):
+    for round_number in range(1, rounds[-1] + 1):
         datasets = cohorts.datasets(round_number)
         if round_number in rounds:
             before = process.get_model_weights(state).trainable
@@ -85,10 +97,10 @@ def _write(path, config, federated, cohorts, rounds, clients) -> None:
                 vectors.append(
                     np.concatenate([np.ravel(a - b) for a, b in zip(after, before, strict=True)])
                 )
-        if round_number < max(rounds):
+        if round_number < rounds[-1]:
             state = process.next(state, datasets).state
     shapes = ["x".join(map(str, np.shape(v))) for v in process.get_model_weights(state).trainable]
-    partial = path.with_name("partial.npz")
-    np.savez(partial, vectors=np.stack(vectors), layout=np.array(shapes))
-    partial.replace(path)
+    file = io.BytesIO()
+    np.savez(file, vectors=np.stack(vectors), layout=np.array(shapes))
+    results.write_bytes(path, file.getvalue())
     results.write_json(path.with_name("provenance.json"), provenance.describe())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support import REPOSITORY, environment
 
-from fedutils import completion, data, models, notebooks, recipes
+from fedutils import completion, data, models, notebooks, partitions, recipes
 
 
 def completed(*words: str) -> list[str]:
@@ -33,6 +33,8 @@ def completed(*words: str) -> list[str]:
         (["race", "--recipes", "none,two"], ["none,two-way"]),
         (["bits", "--model", "d"], ["dense"]),
         (["run", "--dataset", "e"], ["emnist"]),
+        (["run", "--dataset", "s"], ["synthetic"]),
+        (["race", "--dataset", ""], ["mnist5k", "emnist"]),
         (["notebook", "01_baseline_fedavg", "0"], [n for n in notebooks.names() if n[1] != "1"]),
     ],
 )
@@ -44,6 +46,8 @@ def test_the_names_are_those_that_there_are():
     assert sorted(completion.RECIPES) == sorted(recipes.RECIPES)
     assert sorted(completion.CODECS) == sorted(recipes.codecs([(30, 20), (20,)]))
     assert tuple(data.LOADERS) == completion.DATASETS
+    assert (*completion.RACED, "synthetic") == completion.DATASETS
+    assert tuple(partitions.PARTITIONS) == completion.PARTITIONS
     assert tuple(models.MODELS) == completion.MODELS
     assert tuple(notebooks.PROFILES) == completion.PROFILES
 

@@ -283,15 +283,21 @@ def test_sound_data_keep_the_fingerprint_of_published_runs():
 
 @pytest.fixture
 def served(small_emnist):
-    """Serves the compressed small file, its first half, and noise over HTTP on loopback."""
+    """Serves the compressed small file and what is not it over HTTP on loopback."""
     packed = lzma.compress(small_emnist.read_bytes())
-    bodies = {"/whole": packed, "/half": packed[: len(packed) // 2], "/noise": b"noise" * 100}
+    half = packed[: len(packed) // 2]
+    text = lzma.compress(b"no database")
+    bodies = {"/whole": packed, "/half": half, "/cut": half, "/noise": b"noise" * 9, "/text": text}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             body = bodies[self.path]
             self.send_response(200)
-            self.send_header("content-length", str(len(body)))
+            if self.path == "/cut":  # in chunks, of which the last is missing
+                self.send_header("transfer-encoding", "chunked")
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            else:
+                self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
@@ -311,12 +317,32 @@ def test_download(served, small_emnist, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [data.EMNIST_FILE]
 
 
-@pytest.mark.parametrize("name", ["half", "noise"])
-def test_broken_download_leaves_nothing(served, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("half", "the download of {} ended early"),
+        ("cut", "could not be downloaded from {}: IncompleteRead"),
+        ("noise", "could not be downloaded from {}: "),
+        (
+            "text",
+            "what was downloaded from {} is not a complete federated EMNIST database: file is",
+        ),
+    ],
+)
+def test_broken_download_leaves_nothing(served, tmp_path, name, words):
     path = tmp_path / data.EMNIST_FILE
-    with pytest.raises(UsageError, match="mnist5k"):
-        data.download_emnist(path, f"{served}/{name}")
+    url = f"{served}/{name}"
+    with pytest.raises(UsageError, match=f"{words.format(url)}.*try again.*mnist5k") as refused:
+        data.download_emnist(path, url)
+    assert "partial" not in str(refused.value)  # which is not there any more
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_may_have_characters_that_addresses_quote(small_emnist, tmp_path):
+    path = tmp_path / "50 % of #1?" / data.EMNIST_FILE
+    path.parent.mkdir()
+    shutil.copy(small_emnist, path)
+    assert data.verify_emnist(path, 10) == data.verify_emnist(small_emnist, 10)
 
 
 def test_offline_error_says_what_to_do(tmp_path):

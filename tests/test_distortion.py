@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from fedutils import distortion, recipes
+from fedutils import adaptive, distortion, recipes
 from fedutils.updates import Updates
 
 LAYOUT = [(60, 50), (50,)]
@@ -36,6 +36,16 @@ def test_sweep_trades_rate_for_distortion():
     assert sweep["step"].tolist() == [0.5, 1.0, 2.0]
     assert sweep["bits_per_parameter"].is_monotonic_decreasing
     assert sweep["nmse"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("build", [adaptive.pooled, adaptive.codec])
+def test_codecs_with_vectors_among_their_parameters_are_measured(build):
+    codec = build(LAYOUT, step=0.1)
+    assert np.ndim(codec.default_params()["lines"]) == 1
+    for rate, nmse in distortion.measure(codec, VECTORS):
+        assert rate > 0 and np.isfinite(nmse)
+    sweep = distortion.sweep(codec, VECTORS[0], [0.1, 1.0])
+    assert sweep["bits_per_parameter"].is_monotonic_decreasing
 
 
 def test_gaussian_bound():

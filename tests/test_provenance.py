@@ -2,6 +2,8 @@ import ast
 import shutil
 import subprocess
 
+import pytest
+
 from fedutils import provenance
 
 
@@ -25,6 +27,36 @@ def test_code_digest_follows_imports_and_ignores_words(tmp_path, monkeypatch):
     assert digest() == first
     (package / "leaf.py").write_text("VALUE = 2\n")
     assert digest() != first
+    provenance.code_digest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "old", ["Of a module.", "Of a class.", "Of a function.", "Of a coroutine.", "Of an attribute."]
+)
+def test_no_docstring_counts(old, tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
+    text = '''"""Of a module."""
+LIMIT = "A value."
+"""Of an attribute."""
+class A:
+    """Of a class."""
+    limit = 1
+    """Of an attribute."""
+    def function(self):
+        """Of a function."""
+    async def coroutine(self):
+        """Of a coroutine."""
+        return LIMIT
+'''
+
+    def digest(text):
+        provenance.code_digest.cache_clear()
+        (tmp_path / "fedutils.py").write_text(text)
+        return provenance.code_digest("fedutils")
+
+    assert old in text
+    assert digest(text.replace(old, "Other words.")) == digest(text)
+    assert digest(text.replace("A value.", "Another.")) != digest(text)
     provenance.code_digest.cache_clear()
 
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from fedutils import recipes
-from fedutils.codecs import base, entropy
+from fedutils.codecs import base, entropy, floats
 from fedutils.errors import UsageError
 
 
@@ -33,6 +33,28 @@ def doubled():
     return codec
 
 
+def gaps(more):
+    """A coder of one's own within one of this package."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Gaps:
+        @property
+        def more(self):
+            return more
+
+        def encode(self, values):
+            return entropy.Huffman().encode(values + self.more)
+
+        def decode(self, data, m):
+            values, ok = entropy.Huffman().decode(data, m)
+            return values - self.more, ok
+
+        def bound_bits(self, m):
+            return entropy.Huffman().bound_bits(m)
+
+    return base.chain(floats.SparseFloats(gaps=Gaps()))
+
+
 @pytest.fixture
 def forget():
     before = dict(recipes.RECIPES)
@@ -51,6 +73,12 @@ def test_a_codec_of_ones_own_becomes_a_recipe_keyed_by_what_it_does(forget):
     assert recipes.add(changed, "halves").code != own.code
     with pytest.raises(UsageError, match="'qsgd' is a recipe of this package"):
         recipes.add(halves(), "qsgd")
+
+
+def test_a_part_of_ones_own_within_one_of_the_package_counts(forget):
+    code = recipes.add(gaps(1), "gaps").code
+    assert recipes.add(gaps(1), "gaps").code == code
+    assert recipes.add(gaps(2), "gaps").code != code
 
 
 def test_unknown_recipe_names_those_that_exist():

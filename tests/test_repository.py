@@ -5,6 +5,7 @@ import asyncio
 import base64
 import getpass
 import hashlib
+import importlib.metadata
 import json
 import pickle
 import re
@@ -12,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -19,6 +21,8 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from support import REPOSITORY, environment
 
 from fedutils import checkpoints, notebooks
@@ -59,10 +63,31 @@ def test_lock_holds_what_is_asked_for_and_installed():
     for name, version in asked:
         assert name in locked
         assert version in ("", locked[name])
-    import importlib.metadata
-
     for name, version in locked.items():
         assert importlib.metadata.version(name) == version
+
+
+def test_what_the_package_imports_comes_with_its_dependencies():
+    imported = set()
+    for path in (REPOSITORY / "fedutils").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    imported |= {alias.name.partition(".")[0] for alias in names}
+                case ast.ImportFrom(module=str(module)):
+                    imported.add(module.partition(".")[0])
+    imported -= {"fedutils", *sys.stdlib_module_names}
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    brought, waiting = set(), [Requirement(text) for text in project["dependencies"]]
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        if name not in brought:
+            brought.add(name)
+            asked = map(Requirement, importlib.metadata.requires(name) or ())
+            waiting += [r for r in asked if not r.marker or r.marker.evaluate({"extra": ""})]
+    homes = importlib.metadata.packages_distributions()
+    missing = [m for m in imported if not brought & {canonicalize_name(d) for d in homes[m]}]
+    assert len(imported) > 20 and missing == []
 
 
 def test_nothing_is_installed_without_its_hash():

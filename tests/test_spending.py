@@ -49,6 +49,42 @@ def test_run_folder_is_told_as_its_published_records(tmp_path):
         assert row.split()[-2:] == [f"{32 * 7850:,}", "32"]
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda config: json.dumps({**config, "later": 1}),
+            "does not have this version's settings",
+        ),
+        (lambda config: json.dumps({"recipe": "none"}), "does not have this version's settings"),
+        (lambda config: json.dumps([config]), "does not have this version's settings"),
+        (lambda config: json.dumps(config)[:30], "is damaged"),
+        (lambda config: "", "is damaged"),
+    ],
+)
+def test_configuration_that_cannot_be_read_is_one_clear_line(change, words, tmp_path):
+    config = results.origins_of(FOLDER)[NAME]["config"]
+    (tmp_path / "config.json").write_text(change(config))
+    shutil.copy(FOLDER / "records" / f"{NAME}.csv", tmp_path / "records.csv")
+    result = CliRunner().invoke(cli.main, ["inspect", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: the configuration of {tmp_path} {words}")
+
+
+def test_published_origins_that_cannot_be_read_are_told(published):
+    origins = json.loads((published.parents[1] / "provenance.json").read_text())
+    for text, words in (
+        (
+            json.dumps({NAME: {"config": {**origins[NAME]["config"], "later": 1}}}),
+            "inspect it with",
+        ),
+        ("{", "is damaged"),
+    ):
+        (published.parents[1] / "provenance.json").write_text(text)
+        with pytest.raises(UsageError, match=words):
+            spending.of(published)
+
+
 def test_what_is_not_a_run_is_refused(tmp_path, published):
     with pytest.raises(UsageError, match="is not the folder of a run"):
         spending.of(tmp_path)

@@ -1,4 +1,5 @@
 import collections
+import functools
 
 import numpy as np
 import pytest
@@ -54,6 +55,55 @@ def test_sum_is_in_the_clients_order_whenever_strings_are_decoded(most_bytes, mo
     assert of_all["clients"] == len(STRINGS)
     assert of_all["payload_bits_sum"] == 8 * len("".join(STRINGS))
     assert of_all["payload_bits_max"] == 8 * max(map(len, STRINGS))
+
+
+def joined(parts, most_bytes, monkeypatch):
+    """The total of strings that several collected, each a part, and the first one was joined."""
+    monkeypatch.setattr(totals, "_MOST_BYTES", most_bytes)
+    total_of = totals.total_of(decode, N, STATE, by_the_server=False)
+
+    @tff.federated_computation(
+        tff.FederatedType(STATE, tff.SERVER), tff.FederatedType(np.str_, tff.CLIENTS)
+    )
+    def a_round(state, strings):
+        return state, total_of(state, strings)
+
+    form = tff.backends.mapreduce.get_map_reduce_form_for_computation(a_round)
+    state = {"params": {"factor": 0.1}}
+    collected = []
+    for strings in parts:
+        one = form.zero()
+        for string in strings:
+            one = form.accumulate(one, form.work(string, form.prepare(state))[0])
+        collected.append(one)
+    everything = functools.reduce(form.merge, collected)
+    return form.update(state, [form.report(everything), (), (), ()])[1]
+
+
+@pytest.mark.parametrize(
+    ("ends", "most_bytes"),
+    [
+        ([4], 2**24),
+        ([1, 3, 3], 2**24),  # and one that collected nothing
+        ([4], 10),  # only the first becomes too many bytes
+        ([5], 8),
+    ],
+)
+def test_joined_sum_is_in_the_clients_order(ends, most_bytes, monkeypatch):
+    parts = [STRINGS[a:b] for a, b in zip([0, *ends], [*ends, None], strict=True)]
+    too_many = [len("".join(part)) > most_bytes for part in parts]
+    assert not any(too_many[1:])
+    of_all = joined(parts, most_bytes, monkeypatch)
+    np.testing.assert_array_equal(of_all["value"], added_one_by_one())
+    assert of_all["clients"] == len(STRINGS)
+    assert of_all["payload_bits_sum"] == 8 * len("".join(STRINGS))
+    assert of_all["payload_bits_max"] == 8 * max(map(len, STRINGS))
+
+
+def test_part_of_too_many_bytes_is_added_as_a_sum(monkeypatch):
+    value = joined([STRINGS[:4], STRINGS[4:]], 0, monkeypatch)["value"]
+    both = added_one_by_one(strings=STRINGS[:4]) + added_one_by_one(strings=STRINGS[4:])
+    np.testing.assert_array_equal(value, both)
 
 
 def test_order_would_show():

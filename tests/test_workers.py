@@ -59,11 +59,8 @@ def two(tff_worker):
 @pytest.fixture
 def spread(monkeypatch):
     """Lets runs of this test use workers."""
-
-    def use(addresses: list[str]) -> None:
-        monkeypatch.setenv(runtime.WORKERS, ",".join(addresses))
-
-    yield use
+    monkeypatch.setattr(runtime, "_chosen", "")
+    yield lambda addresses: runtime.use_workers(",".join(addresses))
     monkeypatch.undo()
     runtime.start()
 
@@ -160,9 +157,7 @@ def test_worker_that_is_killed_in_mid_round_costs_nothing(
     assert f"the worker {other} cannot be reached any more: the oth" in capfd.readouterr().out
 
 
-def test_when_no_worker_is_left_the_run_resumes_elsewhere(
-    expected, spread, killing, monkeypatch, tmp_path
-):
+def test_when_no_worker_is_left_the_run_resumes_elsewhere(expected, spread, killing, tmp_path):
     with serving_worker() as (victim, address):
         spread([address])
         runtime.start()
@@ -170,7 +165,7 @@ def test_when_no_worker_is_left_the_run_resumes_elsewhere(
         with pytest.raises(UsageError, match=f"no worker is left of {address}.*command resumes"):
             training.run(NONE, tmp_path)
     assert results.Run(next(tmp_path.iterdir())).recorded() == 1
-    monkeypatch.delenv(runtime.WORKERS)
+    spread([])
     assert outcome(training.run(NONE, tmp_path)) == expected
 
 
@@ -319,8 +314,9 @@ def test_port_that_is_taken_and_address_that_is_not_here():
             serving.serve(port)
     with pytest.raises(UsageError, match="choose an address of this machine"):
         serving.serve(1, "192.0.2.1")
-    with pytest.raises(UsageError, match="from 1 to 65535"):
-        serving.serve(65536)
+    for port in (-1, 0, 65536):
+        with pytest.raises(UsageError, match="from 1 to 65535"):
+            serving.serve(port)
 
 
 def test_kernel_that_grants_no_network_of_its_own(monkeypatch):

@@ -7,6 +7,7 @@ print(conformance.check(my_codec))
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +35,7 @@ def check(codec: Codec | Callable[[Layout], Codec], params=None, trials: int = 4
       A line about the codec: bits per parameter and NMSE for 3,000 Gaussian numbers.
 
     Raises:
-      NonConformance: naming the input and what was wrong with the output.
+      NonConformance: naming the input and what was wrong with the output, or what was raised.
     """
     build = codec if callable(codec) else lambda layout: codec
     summary, traced = "", {}
@@ -48,7 +49,8 @@ def check(codec: Codec | Callable[[Layout], Codec], params=None, trials: int = 4
         for bad in (np.nan, np.inf, -np.inf):
             x = np.ones(bound.n, np.float32)
             x[-1] = bad
-            _require(not bound.encode(x), bound, f"A vector with {bad} must give an empty payload.")
+            payload = bound.encode(x, f"a vector with {bad}")
+            _require(not payload, bound, f"A vector with {bad} must give an empty payload.")
         summary = _check_rate(bound)
         _check_damage(bound)
     _check_static(bound)
@@ -92,12 +94,20 @@ class _Bound:
     def params(self):
         return self.traced.params
 
-    def encode(self, x: np.ndarray, seed: int = 0) -> bytes:
-        return self.traced.encode(x, [7, seed]).numpy()
+    def encode(self, x: np.ndarray, what: str, seed: int = 0) -> bytes:
+        return self.tried(f"Encoding {what}", lambda: self.traced.encode(x, [7, seed]).numpy())
 
-    def decode(self, payload: bytes) -> tuple[np.ndarray, bool]:
-        values, ok = self.traced.decode(payload, self.n)
+    def decode(self, payload: bytes, what: str) -> tuple[np.ndarray, bool]:
+        values, ok = self.tried(f"Decoding {what}", lambda: self.traced.decode(payload, self.n))
         return values.numpy(), bool(ok)
+
+    def tried(self, doing: str, do: Callable) -> Any:
+        """What it returns; NonConformance if it raises, whatever that is."""
+        try:
+            return do()
+        except Exception as error:
+            message = f"{doing} raises {type(error).__name__}: {str(error)[:200]}"
+            raise NonConformance(f"{self.codec} with {self.n} numbers: {message}") from error
 
 
 def _require(condition: bool, bound: _Bound, message: str) -> None:
@@ -124,8 +134,8 @@ def _inputs(n: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _check_round_trip(bound: _Bound, name: str, x: np.ndarray) -> None:
-    payload = bound.encode(x)
-    values, ok = bound.decode(payload)
+    payload = bound.encode(x, name)
+    values, ok = bound.decode(payload, f"its payload of {name}")
     if not ok and not bound.codec.lossless and np.abs(x).max() > 1e14:
         return  # Sums and squares overflow: refused is fine (it costs a round), wrong is not.
     _require(ok, bound, f"It rejects its own payload of {name}.")
@@ -134,7 +144,7 @@ def _check_round_trip(bound: _Bound, name: str, x: np.ndarray) -> None:
     _require(np.isfinite(values).all(), bound, f"It decodes {name} to something not finite.")
     bits, limit = 8 * len(payload), bound.codec.bound_bits(bound.n)
     _require(bits <= limit, bound, f"{name} took {bits} bits, above its bound of {limit}.")
-    _require(bound.encode(x) == payload, bound, "Equal seeds gave different payloads.")
+    _require(bound.encode(x, name) == payload, bound, "Equal seeds gave different payloads.")
     if bound.codec.lossless:
         _require(values.tobytes() == x.tobytes(), bound, f"It says lossless but changed {name}.")
     if name == "zeros" and not bound.codec.needs_seed:
@@ -143,9 +153,9 @@ def _check_round_trip(bound: _Bound, name: str, x: np.ndarray) -> None:
 
 def _check_rate(bound: _Bound) -> str:
     """No code of Gaussian numbers can beat the Gaussian's rate-distortion function."""
-    x = next(_inputs(bound.n))[1]
-    payload = bound.encode(x)
-    values, _ = bound.decode(payload)
+    name, x = next(_inputs(bound.n))
+    payload = bound.encode(x, name)
+    values, _ = bound.decode(payload, f"its payload of {name}")
     cosine = values @ x / max(np.linalg.norm(values) * np.linalg.norm(x), 1e-30)
     if not bound.codec.lossless and bound.n > 1000:
         least = bound.n / 2 * np.log2(1 / max(1 - cosine**2, 1e-12))
@@ -161,7 +171,8 @@ def _check_rate(bound: _Bound) -> str:
 def _check_damage(bound: _Bound) -> None:
     """Damaged payloads are rejected; forged ones, whose check fits, do no harm."""
     rng = np.random.default_rng(1)
-    good = bound.encode(next(_inputs(bound.n))[1])
+    name, x = next(_inputs(bound.n))
+    good = bound.encode(x, name)
     damaged = {
         "empty": b"",
         "one byte": b"a",
@@ -183,12 +194,14 @@ def _check_damage(bound: _Bound) -> None:
         chain(Clip(), bound.codec).frame(good[4:], bound.params, bound.n).numpy()
     )
     for name, payload in damaged.items():
-        values, ok = bound.decode(payload)
+        values, ok = bound.decode(payload, f"a payload that is {name}")
         _require(not ok, bound, f"It accepts a payload that is {name}.")
         _require(values.shape == (bound.n,) and not values.any(), bound, "Rejected, yet not zeros.")
-    for payload in [p for p in damaged.values() if len(p) > 4]:
+    for name, payload in damaged.items():
+        if len(payload) <= 4:
+            continue
         forged = bound.codec.frame(payload[4:], bound.params, bound.n).numpy()
-        values, ok = bound.decode(forged)
+        values, ok = bound.decode(forged, f"a forged payload that is {name}")
         _require(values.shape == (bound.n,), bound, f"A forged payload gave {values.shape}.")
         _require(np.isfinite(values).all(), bound, "A forged payload gave infinite numbers.")
 
@@ -201,13 +214,16 @@ def _flip(payload: bytes, bit: int) -> bytes:
 
 def _check_static(bound: _Bound) -> None:
     """Lengths known while tracing, as in a federated computation, give the same vector."""
-    x = next(_inputs(bound.n))[1]
-    payload = bound.encode(x)
-    values, _ = bound.decode(payload)
+    name, x = next(_inputs(bound.n))
+    payload = bound.encode(x, name)
+    values, _ = bound.decode(payload, f"its payload of {name}")
     decode = tf.function(
         lambda payload: bound.codec.decode(payload, bound.params, bound.n), autograph=False
     )
-    static, ok = decode.get_concrete_function(tf.TensorSpec([], tf.string))(tf.constant(payload))
+    static, ok = bound.tried(
+        f"Decoding its payload of {name} with known lengths",
+        lambda: decode.get_concrete_function(tf.TensorSpec([], tf.string))(tf.constant(payload)),
+    )
     _require(bool(ok), bound, "With known lengths, it rejects its payload.")
     _require(static.shape == (bound.n,), bound, "With known lengths, the shape gets lost.")
     close = np.allclose(static, values, rtol=1e-5, atol=1e-5)
@@ -216,8 +232,9 @@ def _check_static(bound: _Bound) -> None:
 
 def _check_unbiased(bound: _Bound, trials: int) -> None:
     """The mean of many decodings must come as near to x as their variance says."""
-    x = next(_inputs(bound.n))[1]
-    decoded = np.stack([bound.decode(bound.encode(x, seed))[0] for seed in range(trials)])
+    name, x = next(_inputs(bound.n))
+    payloads = (bound.encode(x, name, seed) for seed in range(trials))
+    decoded = np.stack([bound.decode(p, f"its payload of {name}")[0] for p in payloads])
     error = np.sum((decoded.mean(axis=0) - x) ** 2)
     expected = np.sum(decoded.var(axis=0, ddof=1)) / trials
     rounding = 1e-10 * np.sum(x**2)

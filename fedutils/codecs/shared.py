@@ -35,6 +35,7 @@ Shapes = tuple[tuple[int, ...], ...]
 _MIDDLE = LEVELS // 2  # The level of a line of mean activity.
 LARGEST = LEVELS - 1 - _MIDDLE
 """Levels of lines are whole numbers from -LARGEST to LARGEST."""
+_MOST_DRAWN = 2**41  # A pool's size times the number of weights; see `_odds`.
 
 
 def activity(shapes: Shapes, x: tf.Tensor) -> tf.Tensor:
@@ -125,12 +126,22 @@ class Pool(Stage):
       passes as it is.
     size: of the pool. Several times the nonzeros that are sent of it costs little accuracy.
     exponent: as in `LineSteps`, whose work it does too.
+
+    ValueError if the size times the number of weights is above 2^41, where integers overflow.
     """
 
     shapes: Shapes
     size: int
     exponent: float = 0.5
     needs_seed: ClassVar[bool] = True
+
+    def __post_init__(self):
+        n = total(self.shapes)
+        if self.size * n > _MOST_DRAWN:
+            raise ValueError(
+                f"A pool of {self.size} of {n} weights cannot be drawn in 64-bit integers: let it "
+                f"have at most {_MOST_DRAWN // n}."
+            )
 
     def default_params(self):
         """All lines alike."""
@@ -299,7 +310,8 @@ def _matrices(layout: Layout, x: tf.Tensor) -> list[tf.Tensor]:
 def _odds(exponent: float) -> tf.Tensor:
     """How likely a weight is to be drawn, by the sum of its lines' levels plus 2 LARGEST: int64.
 
-    Within 20 octaves, so that a hundred thousand times their sum over a billion weights fits.
+    Within 20 octaves, up to 2^22, so that a pool's size times their sum over all weights is within
+    2^63 as long as the size times the number of weights is within 2^41 (`_MOST_DRAWN`).
     """
     halves = np.round((1 + exponent) * np.arange(-2 * LARGEST, 2 * LARGEST + 1))
     return tf.constant(np.round(2 ** (np.clip(halves, -16, 24) / 2 + 10)).astype(np.int64))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from fedutils import adaptive
 from fedutils.codecs import shared
 from fedutils.codecs.base import chain, tensors
 from fedutils.codecs.conformance import check
@@ -72,6 +73,16 @@ def test_drawn_as_by_loops_over_all_weights(update):
     assert np.allclose(scale.min(), scale.max()) is False  # lines do differ here
 
 
+def test_numbers_that_would_overflow_are_refused():
+    """A pool's size times the sum of the odds of all weights must be within 64-bit integers."""
+    most = int(tf.reduce_max(shared._odds(0.5)))
+    weights, size = 2**30, 2**11
+    assert size * weights * most == 2**63
+    assert Pool(((2**20, 2**10),), size).size == size
+    with pytest.raises(ValueError, match=r"2049 of 1073741824 weights .* at most 2048"):
+        Pool(((2**20, 2**10),), size + 1)
+
+
 def test_both_sides_draw_the_same_and_elements_are_kept(update):
     codec = chain(Pool(SHAPES, 64), Raw())
     params = params_of(codec, update)
@@ -125,7 +136,7 @@ def test_known_lines_make_the_error_smaller(update):
 def test_conforms():
     for build in (
         lambda layout: chain(Pool(tuple(layout), 8), Raw()),
-        lambda layout: chain(Pool(tuple(layout), 40), Step(0.5), Systematic(), Sparse()),
+        lambda layout: adaptive.pooled(layout, step=0.5, size=40),
         lambda layout: chain(Step(0.2), Systematic(tuple(layout)), Sparse()),
     ):
         # Unbiasedness is tested above: so few offsets make so few pools that the check's

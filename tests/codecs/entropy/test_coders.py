@@ -11,6 +11,7 @@ SIZE = 72 + 8 + 8000 + 40 + 1
 CODERS = [
     entropy.FixedWidth(),
     entropy.EliasGamma(),
+    entropy.Sparse(),
     entropy.SparseRice(),
     entropy.Huffman(),
     entropy.Ans(),
