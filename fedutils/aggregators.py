@@ -100,7 +100,7 @@ class CompressedMeanFactory(tff.aggregators.MeanFactory):
     """
 
     def __init__(self, compression: Compression | Codec | CodecBuilder):
-        super().__init__(CompressedSumFactory(compression), no_nan_division=True)
+        super().__init__()  # whose sums are not used: `create` makes all of the process
         self._compression = _as_compression(compression)
 
     def create(
@@ -114,7 +114,7 @@ class CompressedUnweightedMeanFactory(tff.aggregators.UnweightedMeanFactory):
     """The mean over the clients that were not rejected; see `CompressedSumFactory`."""
 
     def __init__(self, compression: Compression | Codec | CodecBuilder):
-        super().__init__(CompressedSumFactory(compression))
+        super().__init__()  # as above
         self._compression = _as_compression(compression)
 
     def create(self, value_type: tff.Type) -> tff.templates.AggregationProcess:
