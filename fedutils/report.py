@@ -105,8 +105,10 @@ def context(root: Path) -> dict[str, object]:
         return [row for row in rows if row["dataset"] == dataset]
 
     def race(dataset: str, name: str) -> SimpleNamespace:
-        (found,) = [row for row in race_rows(dataset) if row["name"] == name]
-        return SimpleNamespace(**found)
+        for row in race_rows(dataset):
+            if row["name"] == name:
+                return SimpleNamespace(**row)
+        raise UsageError(f"{RACE} has no {name} on {dataset}, which README.md reports: race it")
 
     def leading(dataset: str, others: int) -> list[SimpleNamespace]:
         rows = race_rows(dataset)
