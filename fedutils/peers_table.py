@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from fedutils import peers
+from fedutils.tables import markdown
 
 
 def table(found: Mapping, executed: Mapping) -> str:
@@ -25,11 +26,6 @@ def table(found: Mapping, executed: Mapping) -> str:
         *_origin_text(found),
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _range(values: Sequence[float], form: str) -> str:
@@ -72,7 +68,7 @@ def _rates_text(found: Mapping) -> list[str]:
         "to, with their frequencies inside where they need them; `8-bit +` compresses the levels "
         f"of 8-bit quantization. Compared where ours needs {peers.LEAST_BITS:g} to "
         f"{peers.MOST_BITS:g} bits per parameter. " + verdict,
-        _markdown((*head, "times ours", "times ours, any rounding"), rows),
+        markdown((*head, "times ours", "times ours, any rounding"), rows),
     ]
 
 
@@ -84,7 +80,7 @@ def _speed_text(found: Mapping) -> list[str]:
         )
         sections += [
             f"Symbols: {symbols}.",
-            _markdown(
+            markdown(
                 ("coder", "encode, MB/s", "decode, MB/s", "both, ms", "bytes"),
                 [
                     (
@@ -118,7 +114,7 @@ def _growth_text(found: Mapping) -> list[str]:
         "## Growth",
         "The least of some repeats, one core, a process for each row; its peak memory with all "
         "packages.",
-        _markdown(head, rows),
+        markdown(head, rows),
     ]
 
 
@@ -143,7 +139,7 @@ def _rounds_text(found: Mapping) -> list[str]:
         "after the other, turn by turn. Seconds are medians over turns; of plain TFF, the median, "
         "the least and the greatest of the ratios within a turn; of the bare loop, the ratio of "
         "medians to the quicker of the two rows of plain TensorFlow.",
-        _markdown(head, lines),
+        markdown(head, lines),
     ]
 
 
@@ -163,7 +159,7 @@ def _executed_text(executed: Mapping) -> list[str]:
     return [
         "## End to end",
         "`make reproduce`, by notebook.",
-        _markdown(("notebook", "seconds", "share", "peak memory, GiB"), rows),
+        markdown(("notebook", "seconds", "share", "peak memory, GiB"), rows),
         "Nearly all of it is training. So a run is made once, and every notebook that needs it "
         "finds it; clients go through their batches in TFF's other, quicker loop, with the same "
         "weights bit for bit; as many of them train at a time as there are cores, not all at "
@@ -194,7 +190,7 @@ def _origin_text(found: Mapping) -> list[str]:
     ]
     return [
         "## Where it comes from",
-        _markdown(("part", "date", "commit", "machine", "it was"), rows),
+        markdown(("part", "date", "commit", "machine", "it was"), rows),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "Not measured:\n\n" + "\n".join(missing) if missing else "Every peer was measured.",
     ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fedutils import frontier, links, looks, recipes, results, standings
+from fedutils import frontier, links, looks, recipes, results, standings, tables
 from fedutils.errors import UsageError
 from fedutils.standings import HELD, REFERENCE, SETTLED, TARGETS
 from fedutils.units import format_bits, format_factor
@@ -152,9 +152,8 @@ def _markdown(found: dict) -> str:
         lines += ["", f"## {dataset}", ""]
         if about["fingerprint"] in _DESCRIBED:
             lines += [f"{_DESCRIBED[about['fingerprint']]}.", ""]
-        lines += [_line(rows[0]), _line(["---"] * len(rows[0]))]
-        lines += [_line(row.values()) for row in rows]
         lines += [
+            tables.markdown([*rows[0]], [[*row.values()] for row in rows]),
             "",
             f"![Accuracy against communicated bits](figures/{dataset}_accuracy.png)",
             "",
@@ -173,29 +172,21 @@ def _markdown(found: dict) -> str:
                 "",
                 *(f"- {link.name}: {_link(link)}." for link in links.LINKS),
             ]
+    raced = {row["name"] for row in found["recipes"]}
     lines += ["", "## The recipes", ""]
     lines += [
         "Clients of a round are new each time and keep nothing, so recipes whose papers have error "
         "feedback run without it. Where a paper leaves a parameter open, it has the paper's own "
         "choice or a usual one, which was not tuned; learning rates are the same for all.",
         "",
-        _line(["recipe", "what it does", "source"]),
-        _line(["---"] * 3),
+        tables.recipes([it for it in recipes.RECIPES.values() if it.name in raced]),
     ]
-    for name in sorted({row["name"] for row in found["recipes"]} & set(recipes.RECIPES)):
-        recipe = recipes.RECIPES[name]
-        bold = "**" if standings.is_own(name) else ""
-        lines.append(_line([f"{bold}{name}{bold}", recipe.sentence, recipe.paper]))
     return "\n".join(lines) + "\n"
 
 
 def _link(link: links.Link) -> str:
     down, up = link.down / 1e6, link.up / 1e6
     return f"{down:g} Mbit/s down, {up:g} up, {1000 * link.latency:g} ms; {link.source}"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cells(row: dict) -> dict[str, str]:
