@@ -74,29 +74,17 @@ def _lloyd_max(root: Path, bits: int) -> float:
     return float(np.sum(density * (x - nearest) ** 2) * (x[1] - x[0]))
 
 
-def _race(root: Path, recipe: str, measure: str, dataset: str = "emnist", seeds=None) -> float:
-    value = _row(root, recipe, dataset, seeds)[measure]
-    if value is None:
-        raise UsageError(f"{recipe} has no {measure} on {dataset}")
-    return value
-
-
-def _row(root: Path, recipe: str, dataset: str, seeds=None) -> dict:
-    from fedutils import standings
-
-    for row in standings.compute(root / "results" / "race", seeds)["recipes"]:
-        if (row["name"], row["dataset"]) == (recipe, dataset):
-            return row
-    raise UsageError(f"{recipe} did not run on {dataset}")
+def _race(root: Path, recipe: str, measure: str, dataset: str = "emnist") -> float:
+    return _of(_rows(root, dataset), recipe, measure)
 
 
 def _race_ratio(
     root: Path, recipe: str, other: str, measure: str, dataset: str = "emnist"
 ) -> float:
     """How many times more another recipe has of a measure, with the seeds that both ran with."""
-    seeds = {*_row(root, recipe, dataset)["seeds"]} & {*_row(root, other, dataset)["seeds"]}
-    values = [_race(root, name, measure, dataset, seeds) for name in (other, recipe)]
-    return values[0] / values[1]
+    rows = _rows(root, dataset)
+    both = _rows(root, dataset, _common(rows, recipe, other))
+    return _of(both, other, measure) / _of(both, recipe, measure)
 
 
 def _lead(root: Path, recipe: str, dataset: str = "emnist") -> float:
@@ -104,15 +92,34 @@ def _lead(root: Path, recipe: str, dataset: str = "emnist") -> float:
 
     Each is compared with the seeds that both ran with.
     """
+    rows, measure = _rows(root, dataset), "uplink_bits_97"
+    with_seeds = functools.cache(functools.partial(_rows, root, dataset))
+    ratios = []
+    for other, row in rows.items():
+        if not row["own"] and row[measure] is not None:
+            both = with_seeds(_common(rows, recipe, other))
+            ratios.append(_of(both, other, measure) / _of(both, recipe, measure))
+    return min(ratios)
+
+
+def _rows(root: Path, dataset: str, seeds: frozenset[int] | None = None) -> dict[str, dict]:
+    """The race's rows on a data set by recipe, of these seeds alone."""
     from fedutils import standings
 
-    rows = standings.compute(root / "results" / "race")["recipes"]
-    others = [
-        row["name"]
-        for row in rows
-        if row["dataset"] == dataset and not row["own"] and row["uplink_bits_97"] is not None
-    ]
-    return min(_race_ratio(root, recipe, other, "uplink_bits_97", dataset) for other in others)
+    rows = standings.compute(root / "results" / "race", seeds)["recipes"]
+    return {row["name"]: row for row in rows if row["dataset"] == dataset}
+
+
+def _common(rows: dict[str, dict], recipe: str, other: str) -> frozenset[int]:
+    return frozenset(_of(rows, recipe, "seeds")) & frozenset(_of(rows, other, "seeds"))
+
+
+def _of(rows: dict[str, dict], recipe: str, measure: str):
+    if recipe not in rows:
+        raise UsageError(f"{recipe} did not run on that data")
+    if rows[recipe][measure] is None:
+        raise UsageError(f"{recipe} has no {measure}: not all its seeds reached that")
+    return rows[recipe][measure]
 
 
 CHECKS: dict[str, Callable[..., float]] = {
