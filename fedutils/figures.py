@@ -225,8 +225,9 @@ def rate_distortion(
 ) -> Figure:
     """Draws each codec's measured rate and distortion, with what theory says beside it.
 
-    Biased codecs are hollow: their errors do not average out over clients, so an NMSE says more
-    of them than of unbiased ones. Lossless codecs have no place on the axis and are left out.
+    Biased codecs are hollow: their errors do not average out over clients, so an equal NMSE does
+    more harm than that of unbiased ones. Lossless codecs have no place on the axis and are left
+    out.
 
     Args:
         measured: One row per recipe (`distortion.table`), all of the same update.

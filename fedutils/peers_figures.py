@@ -132,13 +132,6 @@ def _line(axes, codec: str, x: np.ndarray, y: np.ndarray, row: Mapping) -> None:
     )
 
 
-def _texts(colours: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    return {
-        name: {"color": colour, "fontweight": "bold" if name.startswith("ours") else "normal"}
-        for name, colour in colours.items()
-    }
-
-
 def _draw_ratios(axes, compared: Sequence[Mapping]) -> _Named:
     # This project's symbols were coded with both roundings: the figure has those at random.
     compared = [row for row in compared if "step" not in row or row["rounding"] == "random"]
@@ -173,7 +166,7 @@ def _draw_ratios(axes, compared: Sequence[Mapping]) -> _Named:
         else:
             at = len(bits) // 2
             named[name] = bits[at], ratios[at]
-    _label_beginnings(axes, begins, _texts(colours))
+    _label_beginnings(axes, begins, colours)
     return named, colours
 
 
@@ -203,14 +196,16 @@ def _joined(names: Sequence[str]) -> str:
     return text
 
 
-def _label_beginnings(axes, begins: Mapping[str, tuple[float, float]], texts: Mapping) -> None:
+def _label_beginnings(
+    axes, begins: Mapping[str, tuple[float, float]], colours: Mapping[str, str]
+) -> None:
     """Names curves left of where they begin, in the curves' order, with leaders."""
     names = sorted(begins, key=lambda name: begins[name][1])
     low, high = np.log(axes.get_ylim())
     places = looks.spread(np.log([begins[name][1] for name in names]), (high - low) / 26)
     for name, place in zip(names, np.exp(places), strict=True):
         x, y = begins[name]
-        colour = texts[name]["color"]
+        colour = colours[name]
         axes.plot([0.72 * peers.LEAST_BITS, x], [place, y], color=colour, linewidth=0.7, zorder=1)
         text = axes.text(
             0.68 * peers.LEAST_BITS,
@@ -219,7 +214,8 @@ def _label_beginnings(axes, begins: Mapping[str, tuple[float, float]], texts: Ma
             fontsize="small",
             ha="right",
             va="center",
-            **texts[name],
+            color=colour,
+            fontweight="bold" if name.startswith("ours") else "normal",
         )
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import nbformat
 from nbformat import NotebookNode
 
-from fedutils import pages, provenance, results
+from fedutils import pages, provenance, results, tables
 from fedutils.errors import UsageError
 
 _SOURCES = provenance.REPOSITORY / "notebooks"
@@ -166,24 +166,22 @@ def _provenance(runs: Mapping[str, Mapping[str, dict]]) -> str:
                     "environment": 1 + environments.index(environment),
                 }
             )
-        lines += ["", f"## {title}", "", *_table(rows)]
+        lines += ["", f"## {title}", "", _table(rows)]
     keys = dict.fromkeys(key for environment in environments for key in environment)
     rows = [
         {"environment": key.replace("_gib", ", GiB")}
         | {1 + number: environment.get(key) for number, environment in enumerate(environments)}
         for key in keys
     ]
-    lines += ["", "## Environments", "", *_table(rows), ""]
+    lines += ["", "## Environments", "", _table(rows), ""]
     lines.append("*Code* is a digest of all code that can change a number of the run.")
     return "\n".join(lines)
 
 
-def _table(rows: list[dict]) -> Iterator[str]:
+def _table(rows: list[dict]) -> str:
     if not rows:
-        yield "Nothing is recorded."
-        return
-    for values in (rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)):
-        yield "| " + " | ".join(str(value).replace("|", r"\|") for value in values) + " |"
+        return "Nothing is recorded."
+    return tables.markdown([*rows[0]], [[*row.values()] for row in rows])
 
 
 def _signature(runs: Mapping[str, Mapping[str, dict]]) -> str:

@@ -10,7 +10,8 @@ from fedutils import looks
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Returns a table: its head, and rows of as many cells each."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    escaped = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
 
 def recipes(listed: Collection, **columns: Mapping[str, str]) -> str:

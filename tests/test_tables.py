@@ -11,9 +11,9 @@ def read(markdown):
 
 
 def test_a_table_is_read_as_it_was_written():
-    assert read(tables.markdown(["a", "b"], [(1, "two words"), ("", 3)])) == [
+    assert read(tables.markdown(["a", "b"], [(1, "two | words"), ("", 3)])) == [
         ["a", "b"],
-        ["1", "two words"],
+        ["1", "two | words"],
         ["", "3"],
     ]
 
