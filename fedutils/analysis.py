@@ -67,6 +67,33 @@ def bits_to_accuracy(records: pd.DataFrame, targets: Sequence[float]) -> pd.Data
     return pd.DataFrame(rows).set_index(["target", "recipe"])
 
 
+def accuracy_kept(records: pd.DataFrame) -> pd.DataFrame:
+    """Tabulates what compression costs in test accuracy, evaluation by evaluation.
+
+    Args:
+        records: Tidy records (`results.tidy`) of one run a recipe, evaluated in the same rounds;
+            the first one, plain FedAvg, is what the others are compared with.
+
+    Returns:
+        A row a recipe, as text: accuracy `at the end`, and its `difference at the end`, `lowest
+        difference` and `highest difference`, over all evaluations, to the first recipe's in
+        percentage points.
+    """
+    evaluated = records.dropna(subset=["test_accuracy"])
+    accuracy = evaluated.pivot(index="round", columns="recipe", values="test_accuracy")
+    accuracy = accuracy[evaluated["recipe"].unique()]
+    points = 100 * accuracy.iloc[:, 1:].sub(accuracy.iloc[:, 0], axis=0)
+    differences = {
+        "difference at the end": points.iloc[-1],
+        "lowest difference": points.min(),
+        "highest difference": points.max(),
+    }
+    table = pd.DataFrame({"at the end": accuracy.iloc[-1].map("{:.1%}".format)})
+    for name, column in differences.items():
+        table[name] = column.map("{:+.1f}".format)
+    return table.fillna("").rename_axis("recipe")
+
+
 def measures(
     run: pd.DataFrame,
     *,

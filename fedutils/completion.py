@@ -18,9 +18,9 @@ MODELS = ("cnn", "dense", "logistic")
 PARTITIONS = ("dirichlet", "iid", "shards")
 PROFILES = ("smoke", "quick", "full")
 CODECS = (
-    *("default", "context", "identity", "study", "study-huffman", "qsgd", "terngrad", "1-bit-sgd"),
-    *("3lc", "rotated", "drive", "eden1", "eden2", "eden4", "lloyd-max", "natural", "nuqsgd"),
-    *("top-k", "threshold", "random-k", "mitchell"),
+    *("default", "context", "identity", "study", "study-huffman", "qsgd", "qsgd-coarse"),
+    *("terngrad", "1-bit-sgd", "3lc", "rotated", "drive", "eden1", "eden2", "eden4", "lloyd-max"),
+    *("natural", "nuqsgd", "top-k", "threshold", "random-k", "mitchell"),
 )
 ADAPTIVE = (
     *("adaptive", "adaptive-fine", "adaptive-fixed", "adaptive-fixed-fine", "adaptive-frozen"),

@@ -169,10 +169,12 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
         begin = 0.5 * min(filter(None, all_bits), default=1.0)
         for place, row in enumerate(rows):
             colour = look_of[row["name"]]["color"]
+            after = begin  # which is where text stands
             for marker, target in zip(markers, targets, strict=True):
                 bits = row[f"{kind}_bits_{100 * target:g}"]
                 if bits:
                     axes.plot(bits, place, marker, color=colour, markersize=6, zorder=3)
+                    after = bits
             reached = row[f"{kind}_bits_{last}"]
             if reached:
                 axes.barh(
@@ -186,10 +188,11 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
             ratio = row[f"{kind}_ratio_{last}"]
             text = f"÷ {format_factor(ratio)}" if ratio and row["name"] != "none" else ""
             if not reached:
-                text = f"{last} % not reached"
+                some, seeds = row[f"seeds_reached_{last}"], len(row["seeds"])
+                text = f"{last} %: {some} of {seeds} seeds" if some else f"{last} % not reached"
             axes.annotate(
                 text,
-                (reached or begin, place),
+                (after, place),
                 xytext=(8, 0),
                 textcoords="offset points",
                 va="center",

@@ -23,7 +23,7 @@ from sklearn.isotonic import isotonic_regression
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 ACCENT = "#D55E00"
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<")
 
 # Each of this project's recipes has a strong colour. Those of the literature have one muted colour
 # per kind of compression, and one marker per recipe. What is compared with is black.
@@ -51,6 +51,7 @@ _LITERATURE = {
         "natural",
         "nuqsgd",
         "lloyd-max",
+        "qsgd-coarse",
     ),
     "#79AD9B": ("drive", "eden1", "eden2", "eden4", "rotated"),
     "#BFA267": ("top-k", "threshold", "random-k"),

@@ -64,6 +64,16 @@ def test_bits_to_accuracy(records):
     assert (table.loc["95%"] == "").all(axis=None)
 
 
+def test_accuracy_kept_is_of_the_same_evaluations(records):
+    points = [0.0, 1.3, -2.6, 0.4, -0.7]
+    evaluated = (records["recipe"] == "tff-compression") & records["test_accuracy"].notna()
+    records.loc[evaluated, "test_accuracy"] += np.array(points) / 100
+    table = analysis.accuracy_kept(records)
+    assert table.index.tolist() == ["none", "tff-compression"]
+    assert table.loc["none"].tolist()[1:] == ["", "", ""]
+    assert table.loc["tff-compression"].tolist() == ["89.3%", "-0.7", "-2.6", "+1.3"]
+
+
 def test_a_target_that_only_the_other_recipe_reached_has_no_ratio(records):
     records.loc[records["recipe"] == "none", "test_accuracy"] -= 0.2
     table = analysis.bits_to_accuracy(records, targets=(0.85,))

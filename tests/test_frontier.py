@@ -26,7 +26,8 @@ def records(recipe, seed, factor):
 
 
 def row(name, uplink, total, accuracy, ratio=None):
-    found = {"name": name, "final_accuracy": accuracy}
+    found = {"name": name, "final_accuracy": accuracy, "seeds": [1, 2, 3]}
+    found["seeds_reached_97"] = 3 if uplink else 0
     for percent, share in (("95", 0.5), ("97", 1.0)):
         found[f"uplink_bits_{percent}"] = uplink and share * uplink
         found[f"total_bits_{percent}"] = total and share * total
@@ -60,6 +61,14 @@ def test_bars_end_where_the_target_was_reached():
     assert names == ["top-k", "none", "adaptive"]  # from below
     texts = [text.get_text() for text in uplink.texts]
     assert texts == ["97 % not reached", "", "÷ 100"]
+
+
+def test_a_target_that_some_seeds_reached_says_so_beside_the_markers():
+    some = row("adaptive-fixed", 640, 6464, 0.968) | {"seeds_reached_97": 2}
+    some |= {"uplink_bits_97": None, "total_bits_97": None}
+    uplink, _ = frontier.bits_to_target([*ROWS, some], (0.95, 0.97)).axes
+    (text,) = [text for text in uplink.texts if text.get_text() == "97 %: 2 of 3 seeds"]
+    assert text.xy[0] == 320  # the marker of 95 %
 
 
 def test_frontier_has_each_recipe_at_its_rate():
