@@ -15,6 +15,8 @@ import numpy as np
 
 from fedutils.errors import UsageError
 
+RACE = Path("results") / "race"
+
 
 def _parameters(root: Path, classes: int) -> int:
     from fedutils import models
@@ -75,51 +77,31 @@ def _lloyd_max(root: Path, bits: int) -> float:
 
 
 def _race(root: Path, recipe: str, measure: str, dataset: str = "emnist") -> float:
-    return _of(_rows(root, dataset), recipe, measure)
+    """A measure of the race's table."""
+    from fedutils import standings
+
+    for row in standings.compute(root / RACE)["recipes"]:
+        if (row["name"], row["dataset"]) == (recipe, dataset):
+            if row[measure] is None:
+                raise UsageError(f"{recipe} has no {measure}: not all its seeds reached that")
+            return row[measure]
+    raise UsageError(f"{recipe} did not run on {dataset}")
 
 
 def _race_ratio(
     root: Path, recipe: str, other: str, measure: str, dataset: str = "emnist"
 ) -> float:
     """How many times more another recipe has of a measure, with the seeds that both ran with."""
-    rows = _rows(root, dataset)
-    both = _rows(root, dataset, _common(rows, recipe, other))
-    return _of(both, other, measure) / _of(both, recipe, measure)
+    from fedutils import standings
+
+    return standings.ratio(root / RACE, dataset, recipe, other, measure).mean
 
 
 def _lead(root: Path, recipe: str, dataset: str = "emnist") -> float:
-    """How many times fewer bits to the last target than any recipe of the literature.
-
-    Each is compared with the seeds that both ran with.
-    """
-    rows, measure = _rows(root, dataset), "uplink_bits_97"
-    with_seeds = functools.cache(functools.partial(_rows, root, dataset))
-    ratios = []
-    for other, row in rows.items():
-        if not row["own"] and row[measure] is not None:
-            both = with_seeds(_common(rows, recipe, other))
-            ratios.append(_of(both, other, measure) / _of(both, recipe, measure))
-    return min(ratios)
-
-
-def _rows(root: Path, dataset: str, seeds: frozenset[int] | None = None) -> dict[str, dict]:
-    """The race's rows on a data set by recipe, of these seeds alone."""
+    """How many times fewer bits to the last target than any recipe of the literature."""
     from fedutils import standings
 
-    rows = standings.compute(root / "results" / "race", seeds)["recipes"]
-    return {row["name"]: row for row in rows if row["dataset"] == dataset}
-
-
-def _common(rows: dict[str, dict], recipe: str, other: str) -> frozenset[int]:
-    return frozenset(_of(rows, recipe, "seeds")) & frozenset(_of(rows, other, "seeds"))
-
-
-def _of(rows: dict[str, dict], recipe: str, measure: str):
-    if recipe not in rows:
-        raise UsageError(f"{recipe} did not run on that data")
-    if rows[recipe][measure] is None:
-        raise UsageError(f"{recipe} has no {measure}: not all its seeds reached that")
-    return rows[recipe][measure]
+    return standings.lead(root / RACE, dataset, recipe)[1].mean
 
 
 CHECKS: dict[str, Callable[..., float]] = {

@@ -26,9 +26,9 @@ ADAPTIVE = (
     *("adaptive", "adaptive-fine", "adaptive-fixed", "adaptive-fixed-fine", "adaptive-frozen"),
     *("adaptive-frozen-fine", "two-way", "adaquantfl", "dadaquant"),
 )
-RECIPES = ("none", "tff-compression", *CODECS, *ADAPTIVE)
-COMPRESSING = (*CODECS, *ADAPTIVE)
+COMPRESSING = (*CODECS, "caldas", *ADAPTIVE)
 """The recipes whose clients send one string each."""
+RECIPES = ("none", "tff-compression", *COMPRESSING)
 
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 

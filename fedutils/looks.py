@@ -53,7 +53,7 @@ _LITERATURE = {
         "lloyd-max",
         "qsgd-coarse",
     ),
-    "#79AD9B": ("drive", "eden1", "eden2", "eden4", "rotated"),
+    "#79AD9B": ("drive", "eden1", "eden2", "eden4", "rotated", "caldas"),
     "#BFA267": ("top-k", "threshold", "random-k"),
     "#A988AC": ("adaquantfl", "dadaquant"),
 }

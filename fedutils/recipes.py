@@ -84,6 +84,25 @@ def low_rank_broadcast(
     return distributors.compressed_distributor(weights_type, low_rank_change, initial, seed)
 
 
+def rotated_broadcast(
+    weights_type: tff.Type, initial: Callable[[], list[tf.Tensor]], seed: int
+) -> tff.learning.templates.DistributionProcess:
+    """The broadcast of a model's change since its start, rotated and rounded to four bits."""
+    return distributors.compressed_distributor(weights_type, codec_recipes.rotated, initial, seed)
+
+
+_CODECS = tuple(map(from_codec, codec_recipes.RECIPES.values()))
+
+_BOTH_WAYS = (
+    dataclasses.replace(
+        from_codec(codec_recipes.RECIPES["rotated"]),
+        name="caldas",
+        paper="Caldas et al. 2018, arXiv:1812.07210, its lossy compression alone",
+        sentence="`rotated` in both directions; what is broadcast is the model's change.",
+        distributor=rotated_broadcast,
+    ),
+)
+
 _ADAPTIVE = (
     Recipe(
         "adaptive",
@@ -94,7 +113,7 @@ _ADAPTIVE = (
     Recipe(
         "adaptive-fine",
         "this project",
-        "`adaptive` with twice the bits.",
+        "`adaptive` with twice the bits, and a pool twice as large.",
         lambda seed: adaptive.lean(seed, bits=3000, doubling=60, size=8192),
     ),
     Recipe(
@@ -112,7 +131,7 @@ _ADAPTIVE = (
     Recipe(
         "adaptive-frozen",
         "this project",
-        "`adaptive` with nothing learned from earlier rounds: one step, all weights alike.",
+        "Nothing learned from earlier rounds: one step, and a pool of 65,536 weights, all alike.",
         lambda seed: adaptive.lean(seed, bits=None, step=0.35, size=65536, learns_lines=False),
     ),
     Recipe(
@@ -142,10 +161,7 @@ _ADAPTIVE = (
     ),
 )
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (*_UNCODED, *map(from_codec, codec_recipes.RECIPES.values()), *_ADAPTIVE)
-}
+RECIPES = {recipe.name: recipe for recipe in (*_UNCODED, *_CODECS, *_BOTH_WAYS, *_ADAPTIVE)}
 
 
 def codecs(layout: Sequence[tuple[int, ...]]) -> dict[str, Codec]:

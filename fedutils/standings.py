@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from fedutils import analysis, data, links, models, recipes, results, training
@@ -58,12 +60,11 @@ def code_of(origin: dict) -> str:
     return origin["code"][:8]
 
 
-def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[str, object]:
+def compute(folder: str | Path) -> dict[str, object]:
     """Computes the race's tables from all records in a folder.
 
     Args:
         folder: The race's.
-        seeds: Leaves out runs with others, if not None; `times` are of all runs.
 
     Returns:
         `protocol`: what the runs have in common, and what the columns mean; `recipes`: the rows
@@ -78,8 +79,7 @@ def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[st
     folder = Path(folder)
     by_data: dict[str, dict[str, dict]] = {}
     for name, origin in results.published_in(folder).items():
-        if seeds is None or origin["config"]["seed"] in seeds:
-            by_data.setdefault(origin["config"]["data"]["name"], {})[name] = origin
+        by_data.setdefault(origin["config"]["data"]["name"], {})[name] = origin
     if not by_data:
         raise UsageError(f"{folder} holds no records of a race")
     protocol, described, rows = {}, {}, []
@@ -87,20 +87,9 @@ def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[st
         one = next(iter(origins.values()))
         protocol = protocol_of(one["config"])
         about = data_of(one["config"], one["data_fingerprint"])
-        about["parameters"] = models.get(protocol["model"])(about["classes"], 0).count_params()
+        about["parameters"] = _parameters(one["config"])
         described[dataset] = about
-        measured = {
-            (origin["config"]["recipe"], origin["config"]["seed"]): analysis.measures(
-                pd.read_csv(folder / "records" / f"{name}.csv"),
-                clients=protocol["clients_per_round"],
-                parameters=about["parameters"],
-                targets=TARGETS,
-                held=HELD,
-                settled=SETTLED,
-            )
-            for name, origin in origins.items()
-        }
-        for row in analysis.standings(measured, REFERENCE):
+        for row in analysis.standings(_measured(folder, origins), REFERENCE):
             made = [o for o in origins.values() if o["config"]["recipe"] == row["name"]]
             head = {"name": row["name"], "own": is_own(row["name"]), "dataset": dataset}
             code = {
@@ -111,6 +100,102 @@ def compute(folder: str | Path, seeds: Collection[int] | None = None) -> dict[st
     protocol |= {"data": described, "targets": TARGETS, "definitions": DEFINITIONS}
     times = _times(folder, records(folder), protocol["clients_per_round"])
     return {"protocol": protocol, "recipes": rows, "times": times}
+
+
+def _measured(folder: Path, origins: Mapping[str, dict]) -> dict[tuple[str, int], dict]:
+    """What was measured in runs of one data set (`analysis.measures`), by recipe and seed."""
+    configs = {name: origin["config"] for name, origin in origins.items()}
+    parameters = _parameters(next(iter(configs.values()))) if configs else 0
+    return {
+        (config["recipe"], config["seed"]): analysis.measures(
+            pd.read_csv(folder / "records" / f"{name}.csv"),
+            clients=config["clients_per_round"],
+            parameters=parameters,
+            targets=TARGETS,
+            held=HELD,
+            settled=SETTLED,
+        )
+        for name, config in configs.items()
+    }
+
+
+def _parameters(config: dict) -> int:
+    classes = {**dataclasses.asdict(data.DataConfig()), **config["data"]}["classes"]
+    return models.get(protocol_of(config)["model"])(classes, 0).count_params()
+
+
+class Ratio(NamedTuple):
+    """How many times more one recipe needs than another.
+
+    mean: of the means over the seeds that both ran with.
+    least, greatest: of a single seed.
+    """
+
+    mean: float
+    least: float
+    greatest: float
+
+
+def ratio(folder: str | Path, dataset: str, recipe: str, other: str, measure: str) -> Ratio:
+    """Compares two recipes over the seeds that both ran with.
+
+    Args:
+        folder: The race's.
+        dataset: A data set.
+        recipe: The one that needs less, if the ratio is above 1.
+        other: The one that needs more.
+        measure: What they need, for example `uplink_bits_97`.
+
+    Raises:
+        UsageError: If they have no seed in common, or if not all of these reached the target.
+    """
+    compared = {
+        name: origin
+        for name, origin in _of_dataset(folder, dataset).items()
+        if origin["config"]["recipe"] in (recipe, other)
+    }
+    measured = _measured(Path(folder), compared)
+    seeds = sorted(seed for name, seed in measured if name == recipe and (other, seed) in measured)
+    if not seeds:
+        raise UsageError(f"{recipe} and {other} did not run with a common seed on {dataset}")
+    needed = {
+        name: np.array([measured[name, seed][measure] for seed in seeds])
+        for name in (recipe, other)
+    }
+    of_seeds = needed[other] / needed[recipe]
+    if np.isnan(of_seeds).any():
+        raise UsageError(f"{recipe} or {other} has no {measure}: not all seeds reached that")
+    mean = needed[other].mean() / needed[recipe].mean()
+    return Ratio(float(mean), float(of_seeds.min()), float(of_seeds.max()))
+
+
+def lead(folder: str | Path, dataset: str, recipe: str) -> tuple[str, Ratio]:
+    """Returns the recipe of the literature nearest in uplink bits to the last target, and how near.
+
+    Each is compared over the seeds that both ran with; one that did not reach the target with all
+    of these is not compared.
+
+    Raises:
+        UsageError: If none can be compared.
+    """
+    names = {origin["config"]["recipe"] for origin in _of_dataset(folder, dataset).values()}
+    found = {}
+    for other in sorted(names):
+        if not is_own(other):
+            try:
+                found[other] = ratio(
+                    folder, dataset, recipe, other, f"uplink_bits_{100 * TARGETS[-1]:g}"
+                )
+            except UsageError:
+                continue
+    if not found:
+        raise UsageError(f"{recipe} cannot be compared with any recipe on {dataset}")
+    return min(found.items(), key=lambda item: item[1].mean)
+
+
+def _of_dataset(folder: str | Path, dataset: str) -> dict[str, dict]:
+    origins = results.published_in(folder)
+    return {k: it for k, it in origins.items() if it["config"]["data"]["name"] == dataset}
 
 
 def _times(folder: Path, every: pd.DataFrame, clients: int) -> list[dict]:

@@ -1,8 +1,7 @@
 """Each paper's method as a short composition of the parts in this package.
 
 A recipe is a function from the shapes of a model's variables to a codec. Papers with error
-feedback (an error memory at the client) are without it here: clients of a federated round hold no
-state.
+feedback are without it here: clients of a federated round hold no state.
 What a paper does to each layer, bucket or column is done to the whole update, unless said.
 """
 
@@ -68,9 +67,10 @@ def small_whole(build: Callable[[Layout], Codec], min_elements: int) -> Callable
 
 @_recipe("default", "this project")
 def default(layout: Layout, step: float = 150.0) -> Codec:
-    """Stochastic rounding with one coarse step for the model, Rice codes of the few nonzeros.
+    """QSGD's rounding with some nine levels for the whole model, Rice codes of the few nonzeros.
 
-    step: in standard deviations of the client's update; a round parameter.
+    step: in standard deviations of the client's update; a round parameter. QSGD (Alistarh et al.
+      2017) has its number of levels instead, √n / step.
     """
     return chain(RelativeStep(step), Stochastic(), Sparse())
 
@@ -112,7 +112,7 @@ def study_huffman(layout: Layout, bits: int = 8) -> Codec:
     return chain(MinMax(bits), Huffman())
 
 
-@_recipe("qsgd", "Alistarh et al. 2017 (QSGD), section 3.1")
+@_recipe("qsgd", "Alistarh et al. 2017 (QSGD), section 3.1, gamma codes")
 def qsgd(layout: Layout, levels: float | None = None) -> Codec:
     """Stochastic rounding in units of the norm over `levels`, Elias gamma codes.
 
@@ -139,13 +139,13 @@ def terngrad(layout: Layout, clip: float = 2.5) -> Codec:
     return chain(Clip(clip), Max(), Stochastic(), Ternary(zero_runs=False))
 
 
-@_recipe("1-bit-sgd", "Seide et al. 2014, without its error memory")
+@_recipe("1-bit-sgd", "Seide et al. 2014, without error feedback")
 def one_bit_sgd(layout: Layout) -> Codec:
     """The sign of each number, decoded as the mean of those of equal sign."""
     return chain(TwoMeans(), FixedWidth())
 
 
-@_recipe("3lc", "Lim et al. 2019 (3LC), sections 3.1 to 3.3, without its error memory")
+@_recipe("3lc", "Lim et al. 2019 (3LC), sections 3.1 to 3.3, without error feedback")
 def three_lc(layout: Layout, sparsity: float = 1.0) -> Codec:
     """Rounds to 0 or ± the maximum; five to a byte, and runs of zeros shortened.
 
@@ -210,13 +210,13 @@ def nuqsgd(layout: Layout, depth: int = 16) -> Codec:
     return chain(Norm(), ExponentialLevels(depth), EliasGamma())
 
 
-@_recipe("top-k", "Aji and Heafield 2017, section 4, without its error memory")
+@_recipe("top-k", "Aji and Heafield 2017, section 4, without error feedback")
 def top_k(layout: Layout, fraction: float = 0.01) -> Codec:
     """The 1 % of largest magnitude, as 32 bits each and coded gaps between them."""
     return chain(TopK(fraction), SparseFloats(Ans()))
 
 
-@_recipe("threshold", "Strom 2015, without its error memory, and values sent whole")
+@_recipe("threshold", "Strom 2015, without error feedback, and values sent whole")
 def threshold(layout: Layout, size: float = 3.0) -> Codec:
     """Numbers above a threshold, in standard deviations, as 32 bits each and coded gaps."""
     return chain(Rms(), Threshold(size), SparseFloats(Ans()))
