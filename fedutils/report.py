@@ -6,6 +6,7 @@ figure in the README is computed from records, and none can be changed by hand u
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,9 +90,9 @@ def context(root: Path) -> dict[str, object]:
     """Returns what the template may use.
 
     `race(dataset, name)` is a recipe's row of the race's table, `race_rows(dataset)` all of them,
-    `leading(dataset, n)` this project's, the references and the n best of the others,
-    `literature(dataset)` the best of all that are not this project's; `notebooks` are the entries
-    of the profile's manifest, `questions` what each notebook asks;
+    `leading(dataset, n)` this project's, the references and the n best of the others, `ratio` and
+    `lead` compare recipes (`standings`); `notebooks` are the entries of the profile's manifest,
+    `questions` what each notebook asks;
     `first_crossing(recipe, target)` tells from the profile's records what a recipe sent until a
     target, and how many times less than plain federated averaging; `claims` are those of
     `claims.read` by id; `peers` is `peers.summary` of what was measured side by side; `bits`,
@@ -117,9 +118,6 @@ def context(root: Path) -> dict[str, object]:
         best = [row["name"] for row in rows if row["name"] not in always][:others]
         return [SimpleNamespace(**row) for row in rows if row["name"] in (*always, *best)]
 
-    def literature(dataset: str) -> SimpleNamespace:
-        return SimpleNamespace(**next(row for row in race_rows(dataset) if not row["own"]))
-
     def first_crossing(recipe: str, target: float) -> SimpleNamespace:
         asked = executed["05_your_own_codec"]["parameters"]
         sent = []
@@ -135,7 +133,8 @@ def context(root: Path) -> dict[str, object]:
         "race": race,
         "race_rows": race_rows,
         "leading": leading,
-        "literature": literature,
+        "ratio": functools.partial(standings.ratio, root / RACE),
+        "lead": functools.partial(standings.lead, root / RACE),
         "notebooks": executed,
         "questions": {name: notebooks.question(name) for name in executed},
         "total_seconds": sum(entry["seconds"] for entry in executed.values()),
