@@ -15,7 +15,9 @@ from fedutils import looks
 from fedutils.units import format_factor
 
 _DIRECTIONS = {"uplink": "Uplink", "total": "Both directions"}
-_ALWAYS_NAMED = ("none", "tff-compression")
+# Beside this project's, where markers are too many to name: what is compared with, and what stands
+# apart in both directions.
+_ALWAYS_NAMED = ("none", "tff-compression", "caldas")
 
 
 def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:

@@ -16,7 +16,7 @@ from fedutils.units import format_bits, format_factor
 
 # Of the race's main figure, at a size at which lines can be told apart.
 HEADLINE = (
-    *("none", "tff-compression", "qsgd-coarse", "eden1", "mitchell", "adaquantfl"),
+    *("none", "tff-compression", "caldas", "eden1", "mitchell", "adaquantfl", "qsgd-coarse"),
     *("default", "two-way", "adaptive-fine", "adaptive"),
 )
 
