@@ -28,11 +28,11 @@ from fedutils import (
     results,
     standings,
 )
+from fedutils.checks import RACE
 from fedutils.errors import UsageError
 from fedutils.units import format_bits, format_factor
 
 TEMPLATE = Path("docs") / "README.template.md"
-RACE = Path("results") / "race"
 PROFILE = Path("results") / "quick"
 REFERENCES = ("none", "tff-compression")
 
