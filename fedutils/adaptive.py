@@ -18,7 +18,6 @@ It is unbiased throughout: the mean over clients and rounds forgives variance, b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import tensorflow_federated as tff
@@ -63,19 +62,17 @@ def codec(layout: Layout, step: float) -> Codec:
 
 def lean(
     seed: int,
-    bits: float | None,
-    doubling: float = math.inf,
+    steps: controllers.Controller = controllers.Constant(),
     step: float = 0.7,
     size: int = 4096,
     prior: float = 0.5,
     learns_lines: bool = True,
 ) -> tff.aggregators.WeightedAggregationFactory:
-    """The weighted mean of updates coded with `pooled`, at a number of bits.
+    """The weighted mean of updates coded with `pooled`, few bits for each.
 
     Args:
       seed: of the randomness.
-      bits: that a client spends in the first rounds; if None, the step stays as it is.
-      doubling: rounds in which they double.
+      steps: sets the step from one round to the next.
       step: of the first round; see `pooled`.
       size: of the pool.
       prior: see `shared.levels`; a pool that trusts a line's silence too much has outliers.
@@ -84,9 +81,8 @@ def lean(
     """
 
     def controller(layout: Layout) -> controllers.Controller:
-        rate = [] if bits is None else [controllers.TargetRate(bits, doubling)]
         lines = [_lines(layout, prior)] if learns_lines else []
-        return controllers.Together(*rate, controllers.MeanWeight(), *lines)
+        return controllers.Together(steps, controllers.MeanWeight(), *lines)
 
     return _mean(lambda layout: pooled(layout, step, size), seed, controller)
 

@@ -29,12 +29,11 @@ google.colab.kernel.proxyPort(%d, {cache: true}).then((url) => {
 
 
 def show(*runs: results.Run) -> None:
-    """Opens TensorBoard on the events of runs; headless, says how to open it instead."""
+    """Opens TensorBoard on the events of runs; headless, says how to open it on all runs."""
     logdir = ",".join(f"{run.folder.name}:{run.tensorboard}" for run in runs)
     arguments = f"--logdir_spec {shlex.quote(logdir)} --port 0"
     if os.environ.get("FEDUTILS_HEADLESS"):
-        print("Executed without a person: TensorBoard is not opened. To open it later:")
-        print(f"  .venv/bin/tensorboard {arguments}")
+        print(f"To open TensorBoard: .venv/bin/tensorboard --logdir {runs[0].folder.parent}")
         return
     port = _started(arguments)
     if port is None:

@@ -19,12 +19,13 @@ PARTITIONS = ("dirichlet", "iid", "shards")
 PROFILES = ("smoke", "quick", "full")
 CODECS = (
     *("default", "context", "identity", "study", "study-huffman", "qsgd", "qsgd-coarse"),
-    *("terngrad", "1-bit-sgd", "3lc", "rotated", "drive", "eden1", "eden2", "eden4", "lloyd-max"),
-    *("natural", "nuqsgd", "top-k", "threshold", "random-k", "mitchell"),
+    *("terngrad", "1-bit-sgd", "3lc", "rotated", "drive", "eden1", "eden2", "eden4"),
+    *("eden-sparse", "lloyd-max", "natural", "nuqsgd", "top-k", "threshold", "random-k"),
+    "mitchell",
 )
 ADAPTIVE = (
-    *("adaptive", "adaptive-fine", "adaptive-fixed", "adaptive-fixed-fine", "adaptive-frozen"),
-    *("adaptive-frozen-fine", "two-way", "adaquantfl", "dadaquant"),
+    *("adaptive", "adaptive-fine", "adaptive-scheduled", "adaptive-fixed", "adaptive-fixed-fine"),
+    *("adaptive-frozen", "adaptive-frozen-fine", "two-way", "adaquantfl", "dadaquant"),
 )
 COMPRESSING = (*CODECS, "caldas", *ADAPTIVE)
 """The recipes whose clients send one string each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -18,6 +18,7 @@ _DIRECTIONS = {"uplink": "Uplink", "total": "Both directions"}
 # Beside this project's, where markers are too many to name: what is compared with, and what stands
 # apart in both directions.
 _ALWAYS_NAMED = ("none", "tff-compression", "caldas")
+_GREY = {"color": "0.8"}
 
 
 def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:
@@ -29,7 +30,7 @@ def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:
     Args:
         records: Tidy records (`results.tidy`) of one data set.
         name_all: Whether the right panel, where lines are close, names more than this project's
-            recipes and what they are compared with.
+            recipes and what they are compared with; if not, the others are grey there.
     """
     shown = records.dropna(subset=["test_accuracy"])
     shown = shown[shown["round"] > 0].rename(columns={"cumulative_aggregated_bits": "uplink"})
@@ -41,19 +42,43 @@ def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:
         ends, look_of = {}, looks.of(list(dict.fromkeys(shown["recipe"])))
         for recipe, look in look_of.items():
             seeds = shown[shown["recipe"] == recipe].groupby("round")
-            ends[recipe] = _line(axes, recipe, seeds, column, look, floor)
+            named = name_all or _is_named(recipe, column)
+            end = _line(axes, recipe, seeds, column, look if named else look | _GREY, floor)
+            if named:
+                ends[recipe] = end
         looks.bits_axis(axes)
-        named = {
-            name: end
-            for name, end in ends.items()
-            if end and (name_all or column == "uplink" or name in (*looks.OWN, *_ALWAYS_NAMED))
-        }
         _error_axis(axes, floor, min(best + 0.2 * (1 - best), 0.9999))
-        _label_above(axes, named, look_of)
+        _label_above(axes, {name: end for name, end in ends.items() if end}, look_of)
         axes.set_xlabel("Bits so far, all clients")
         axes.text(0.02, 0.98, title, transform=axes.transAxes, fontweight="bold", va="top")
+        if below := [name for name, end in ends.items() if not end]:
+            text = f"Always below {100 * floor:g} %: {', '.join(below)}"
+            spot = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
+            axes.text(0.98, 0.01, text, fontsize=8.5, color="0.3", **spot)
     panels[0].set_ylabel("Test accuracy (axis logarithmic in the error)")
+    _key(figure, shown["recipe"])
     return figure
+
+
+def _is_named(recipe: str, direction: str) -> bool:
+    """Whether a panel of many recipes names one, and draws it in its colour."""
+    return direction == "uplink" or recipe in (*looks.OWN, *_ALWAYS_NAMED)
+
+
+def _key(figure: Figure, recipes: Iterable[str]) -> None:
+    """Says below the panels what the colours of the literature mean."""
+    kinds = looks.kinds(recipes)
+    handles = [
+        plt.Line2D([], [], color=colour, linewidth=2, label=kind) for kind, colour in kinds.items()
+    ]
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=9,
+        )
 
 
 def _line(
@@ -155,13 +180,13 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
     """Draws what each recipe sent until it reached each target, fewest uplink bits first.
 
     Args:
-        rows: Rows of the race's table (`standings.compute`) of one data set.
+        rows: Rows of the race's table, and of its references, of one data set
+            (`standings.compute`).
         targets: Accuracies, as fractions, in rising order; the last one has a bar.
     """
     last = f"{100 * targets[-1]:g}"
     rows = sorted(rows, key=lambda row: row[f"uplink_bits_{last}"] or np.inf)[::-1]
-    names = [row["name"] for row in rows]
-    look_of = looks.of(names)
+    look_of = looks.of([row["name"] for row in rows])
     figure, panels = plt.subplots(
         1, 2, figsize=(11, 1.4 + 0.27 * len(rows)), layout="constrained", sharey=True
     )
@@ -205,10 +230,7 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
         axes.set_xlim(begin, axes.get_xlim()[1] * 4)
         axes.grid(axis="y", visible=False)
         axes.set(title=title, xlabel="Bits of all clients until the target (÷: times fewer)")
-    panels[0].set_yticks(range(len(rows)), names)
-    panels[0].set_ylim(-0.7, len(rows) - 0.3)
-    for label in panels[0].get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() in looks.OWN else "normal")
+    _name_rows(panels[0], [row["label"] for row in rows])
     handles = [
         plt.Line2D([], [], linestyle="", marker=m, color="0.3", label=f"{100 * t:g} % accuracy")
         for m, t in zip(markers, targets, strict=True)
@@ -217,18 +239,21 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
     return figure
 
 
-def frontier(rows: Sequence[Mapping]) -> Figure:
+def frontier(rows: Sequence[Mapping], references: Sequence[Mapping] = ()) -> Figure:
     """Draws the accuracy at the end against bits per parameter, up and down together and alone.
 
+    Recipes without all the reference's seeds are hollow, and a dotted line has the reference with
+    theirs.
+
     Args:
-        rows: Rows of the race's table of one data set.
+        rows: Rows of the race's table of one data set (`standings.compute`).
+        references: Its references, with fewer seeds.
     """
     figure, panels = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained", sharey=True)
-    reference = next((r["final_accuracy"] for r in rows if r["name"] == "none"), None)
     best = max(row["final_accuracy"] for row in rows)
     # Recipes far below the others are drawn at the lower end, with their accuracy beside them.
     near = [a for row in rows if (a := row["final_accuracy"]) >= 1 - 2.5 * (1 - best)]
-    low = min(near)
+    low = min(near) - 0.1 * (1 - min(near))
     look_of = looks.of([row["name"] for row in rows])
     for axes, (kind, title) in zip(panels, _DIRECTIONS.items(), strict=True):
         points, notes = {}, {}
@@ -238,36 +263,51 @@ def frontier(rows: Sequence[Mapping]) -> Figure:
                 rate += row["downlink_bits_per_parameter"]
             height = max(row["final_accuracy"], low)
             below = row["final_accuracy"] < low
+            look = look_of[row["name"]] | ({"marker": 7} if below else {})
+            if not _is_named(row["name"], kind):
+                look |= _GREY
             axes.plot(
                 rate,
                 height,
                 linestyle="",
                 markersize=10 if row["name"] in looks.OWN else 7,
-                **look_of[row["name"]] | ({"marker": 7} if below else {}),
+                clip_on=False,
+                **look | ({} if row["label"] == row["name"] else {"markerfacecolor": "white"}),
             )
             if below:
                 notes[row["name"]] = f" ({100 * row['final_accuracy']:.1f} %)"
-            if kind == "uplink" or row["name"] in (*looks.OWN, *_ALWAYS_NAMED):
+            if _is_named(row["name"], kind):
                 points[row["name"]] = (rate, height)
-        if reference is not None:
-            axes.axhline(reference, color="0.5", linewidth=1, linestyle="--", zorder=0)
+        for row in [*(row for row in rows if row["name"] == "none"), *references]:
+            whole = row["label"] == row["name"]
+            axes.axhline(
+                row["final_accuracy"],
+                color="0.4",
+                linewidth=1,
+                linestyle="--" if whole else ":",
+                label=row["label"] + ("" if whole else ", for hollow markers"),
+                zorder=0,
+            )
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axes.set_xlabel("Bits per parameter, client and round")
-        spot = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
-        axes.text(0.98, 0.02, title, fontweight="bold", **spot)
-        _error_axis(axes, low - 0.1 * (1 - low), best + 0.15 * (1 - best))
+        axes.text(0.02, 0.1, title, transform=axes.transAxes, fontweight="bold")
+        _error_axis(axes, low, best + 0.15 * (1 - best))
         _label_above(axes, points, look_of, notes)
     panels[0].set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
+    if references:
+        panels[1].legend(loc="center left", frameon=False, fontsize=9)
+    _key(figure, [row["name"] for row in rows])
     return figure
 
 
-def time_to_accuracy(times: pd.DataFrame) -> Figure:
+def time_to_accuracy(times: pd.DataFrame, target: float) -> Figure:
     """Draws how long each recipe takes to the target, one panel per link, in parts.
 
     Args:
         times: A row a link and recipe: `link`, `recipe`, and seconds of `download`, `compute`
             and `upload` until the target (`links.table`); missing where it was not reached.
+        target: An accuracy, as a fraction.
     """
     parts = {"download": "#56B4E9", "compute": "#999999", "upload": "#D55E00"}
     links_ = list(dict.fromkeys(times["link"]))
@@ -285,19 +325,33 @@ def time_to_accuracy(times: pd.DataFrame) -> Figure:
         left = np.zeros(len(recipes))
         for part, colour in parts.items():
             minutes = table[part].to_numpy(float) / 60
-            axes.barh(range(len(recipes)), minutes, left=left, color=colour, label=part, height=0.7)
+            axes.barh(
+                range(len(recipes)),
+                minutes,
+                left=left,
+                color=colour,
+                edgecolor="none",
+                label=part,
+                height=0.7,
+            )
             left += np.nan_to_num(minutes)
         for place, (total, missing) in enumerate(zip(left, table["upload"].isna(), strict=True)):
             text = " not reached" if missing else f" {total:,.{0 if total >= 99.5 else 1}f}"
             axes.text(0 if missing else total, place, text, va="center", fontsize=8.5, color="0.2")
-        axes.set(title=link, xlabel="Minutes to the target")
+        axes.set(title=link, xlabel=f"Minutes to {100 * target:g} %")
         axes.set_xlim(0, 1.3 * max(left.max(), 1e-9))
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axes.grid(axis="y", visible=False)
-    panels[0][0].set_yticks(range(len(recipes)), recipes)
-    panels[0][0].set_ylim(-0.7, len(recipes) - 0.3)
-    for label in panels[0][0].get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() in looks.OWN else "normal")
+    _name_rows(panels[0][0], recipes)
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=3, frameon=False)
     return figure
+
+
+def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Names the rows of a chart of bars, the lowest first; this project's recipes in bold."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(-0.7, len(labels) - 0.3)
+    for text in axes.get_yticklabels():
+        own = text.get_text().split(" (")[0] in looks.OWN
+        text.set_fontweight("bold" if own else "normal")

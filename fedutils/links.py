@@ -1,8 +1,9 @@
 """How long training takes on real links: a model of a round, on measured bits.
 
-A round lasts until the slowest part of its last client is done: the model comes down the link, the
-client trains and encodes, its payload goes up. Rounds follow each other. Clients of a round work at
-once, each on a link of its own; the server's own work and the waiting for clients are ignored.
+A round lasts until its slowest client is done: the model comes down the link, the client trains
+and encodes, its payload goes up, one after the other. Rounds follow each other. Clients of a round
+work at once, each on a link of its own; the server's own work and the waiting for clients are
+ignored.
 """
 
 from __future__ import annotations

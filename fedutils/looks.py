@@ -6,7 +6,7 @@ files carry no dates. Equal records give equal files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -31,10 +31,11 @@ _PROJECT = {
     "adaptive": ("#D55E00", "o"),
     "two-way": ("#009E73", "s"),
     "adaptive-fine": ("#E69F00", "^"),
+    "adaptive-scheduled": ("#332288", "D"),
     "adaptive-fixed": ("#56B4E9", "v"),
     "adaptive-fixed-fine": ("#56B4E9", "^"),
-    "adaptive-frozen": ("#56B4E9", "s"),
-    "adaptive-frozen-fine": ("#56B4E9", "p"),
+    "adaptive-frozen": ("#777777", "s"),
+    "adaptive-frozen-fine": ("#777777", "p"),
     "default": ("#CC79A7", "D"),
     "context": ("#CC79A7", "P"),
 }
@@ -53,9 +54,16 @@ _LITERATURE = {
         "lloyd-max",
         "qsgd-coarse",
     ),
-    "#79AD9B": ("drive", "eden1", "eden2", "eden4", "rotated", "caldas"),
+    "#79AD9B": ("drive", "eden1", "eden2", "eden4", "rotated", "caldas", "eden-sparse"),
     "#BFA267": ("top-k", "threshold", "random-k"),
     "#A988AC": ("adaquantfl", "dadaquant"),
+}
+_KINDS = {
+    "#0072B2": "the study's, and TFF's",
+    "#7F8FB5": "quantization",
+    "#79AD9B": "rotation",
+    "#BFA267": "sparsification",
+    "#A988AC": "adaptive quantization",
 }
 _UNKNOWN = "#8C4F2B"
 
@@ -104,6 +112,12 @@ def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
     others = (name for name in recipes if name not in known)
     known |= {name: (_UNKNOWN, _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(others)}
     return {name: dict(zip(("color", "marker"), known[name], strict=True)) for name in recipes}
+
+
+def kinds(recipes: Iterable[str]) -> dict[str, str]:
+    """Returns the colours of the kinds of compression in the literature that recipes are of."""
+    recipes = set(recipes)
+    return {kind: colour for colour, kind in _KINDS.items() if recipes & set(_LITERATURE[colour])}
 
 
 def bits_text(bits: float, digits: int = 6) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import tempfile
 import time
@@ -181,6 +182,7 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
                 kernel_manager_class=LocalKernelManager,
             )
         _remove_traces(executed)
+        _remove_repetition(executed)
         machine = provenance.machine()
         executed.cells.insert(1, nbformat.v4.new_markdown_cell(_measured(used, machine)))
         executed.cells[1]["id"] = "measured"
@@ -217,6 +219,18 @@ def _stamp(name: str, values: Mapping[str, object]) -> str:
         files += [race / "provenance.json", race / "client_seconds.json"]
     contents = [manifest.file_digest(path) if path.exists() else "" for path in files]
     return provenance.digest(contents, dict(values))
+
+
+def _remove_repetition(notebook: nbformat.NotebookNode) -> None:
+    """Removes the cell of parameters that papermill adds if it repeats the one before it."""
+    cells = {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    if {"parameters", "injected-parameters"} <= cells.keys():
+        written, injected = (
+            {ast.unparse(node) for node in ast.parse(cells[tag].source).body}
+            for tag in ("parameters", "injected-parameters")
+        )
+        if injected <= written:
+            notebook.cells.remove(cells["injected-parameters"])
 
 
 def _remove_traces(notebook: nbformat.NotebookNode) -> None:

@@ -107,16 +107,16 @@ def summary(found: Mapping) -> dict[str, object]:
     whose, `wins` the names of those below 1, `points` how many were compared, on how many
     `updates`; `speed_ratio` our time to encode and decode symbols of the default recipe over
     constriction's faster coder, `dense_speed_ratio` that of `context` with symbols of a fine step,
-    of some two bits each; `plain_ratio` our plain round over the faster bare loop,
-    `compressed_ratio` our compressed round over our plain one; `plain_tff_ratio` and `tff_ratio`
-    our compressed round over TFF's plain and compressed ones with TFF's defaults;
+    of some two bits each; `bare` which bare loop is the faster, `plain_ratio` our plain round over
+    its; `compressed_ratio` our compressed round over our plain one; `plain_tff_ratio` and
+    `tff_ratio` our compressed round over TFF's plain and compressed ones with TFF's defaults;
     `growth_exponent` that of time in the number of elements, from a million on; `busy` the parts
     that were timed although other programs kept the processor busy.
     """
     compared = compare(found["rate_distortion"], found["parameters"])
     closest = min(compared, key=lambda row: row["ratio"])
     rounds = {row["system"]: row for row in found["round_time"]}
-    bare = min(row["seconds"] for name, row in rounds.items() if name.startswith(LIMIT))
+    bare = min((n for n in rounds if n.startswith(LIMIT)), key=lambda n: rounds[n]["seconds"])
     own = rounds["ours, default"]
     sparse, dense = (
         {row["coder"]: row["both_ms"] for row in rows_with(found["speed"], symbols=symbols)}
@@ -133,7 +133,8 @@ def summary(found: Mapping) -> dict[str, object]:
         "updates": len({row["round"] for row in found["rate_distortion"]}),
         "speed_ratio": sparse["sparse"] / _constriction(sparse),
         "dense_speed_ratio": dense["context"] / _constriction(dense),
-        "plain_ratio": rounds[OWN_PLAIN]["seconds"] / bare,
+        "bare": bare,
+        "plain_ratio": rounds[OWN_PLAIN]["seconds"] / rounds[bare]["seconds"],
         "compressed_ratio": own["seconds"] / rounds[OWN_PLAIN]["seconds"],
         "plain_tff_ratio": own["ratio_to_plain_tff"],
         "tff_ratio": own["seconds"] / rounds["TFF, 8-bit compression"]["seconds"],

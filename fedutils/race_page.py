@@ -20,6 +20,15 @@ HEADLINE = (
     *("default", "two-way", "adaptive-fine", "adaptive"),
 )
 
+# What recipes lack that `adaptive` has.
+_LACKING = {
+    "adaptive-scheduled": "feedback: steps planned as `adaptive` found them on another seed",
+    "adaptive-fixed": "feedback and plan: one step in all rounds",
+    "adaptive-fixed-fine": "the same, with a finer step",
+    "adaptive-frozen": "all that is learned: one step, and a larger pool of weights, all alike",
+    "adaptive-frozen-fine": "the same, with a finer step",
+}
+
 # Titles and descriptions of data by their fingerprints (`data.load`); of others, all that is known
 # is their name.
 _DESCRIBED = {
@@ -27,9 +36,9 @@ _DESCRIBED = {
         "emnist: MNIST digits by writer",
         "44,738 digits of MNIST with the 400 people who wrote them, one client per writer (writers "
         "from the labels of QMNIST, Yadav and Bottou 2019, arXiv:1905.10498), every tenth digit "
-        "held out. In the format of federated EMNIST, and read by TFF's own loader of it; they "
-        "stand in for the official file, whose 3,383 writers filled in the same forms (Cohen et "
-        "al. 2017, arXiv:1702.05373)",
+        "of each held out, 4,646 in all. In the format of federated EMNIST, and read by TFF's own "
+        "loader of it; they stand in for the official file, whose 3,383 writers filled in the same "
+        "forms (Cohen et al. 2017, arXiv:1702.05373)",
     ),
     "6490cc7c0aa2c197e7b8245aaab34d13da1b626f82d50adcd19f4616bf1ee2ea": (
         "mnist5k: MNIST digits dealt to clients",
@@ -78,12 +87,15 @@ def draw(folder: str | Path, found: dict[str, object], out: str | Path | None = 
 
 def _figures(folder: str | Path, found: dict, dataset: str) -> Iterator[tuple[str, Figure]]:
     shown = standings.records(folder)
-    rows = [row for row in found["recipes"] if row["dataset"] == dataset]
+    rows, references, times = (
+        [row for row in found[part] if row["dataset"] == dataset]
+        for part in ("recipes", "references", "times")
+    )
     yield "accuracy", frontier.curves(shown[shown["dataset"] == dataset])
-    yield "targets", frontier.bits_to_target(rows, TARGETS)
-    yield "frontier", frontier.frontier(rows)
-    if times := [row for row in found["times"] if row["dataset"] == dataset]:
-        yield "time", frontier.time_to_accuracy(pd.DataFrame(times))
+    yield "targets", frontier.bits_to_target([*rows, *references], TARGETS)
+    yield "frontier", frontier.frontier(rows, references)
+    if times:
+        yield "time", frontier.time_to_accuracy(pd.DataFrame(times), TARGETS[-1])
 
 
 def _headline(folder: str | Path, dataset: str) -> Figure | None:
@@ -92,7 +104,7 @@ def _headline(folder: str | Path, dataset: str) -> Figure | None:
     return None if shown.empty else frontier.curves(shown, name_all=True)
 
 
-def show(folder: str | Path, dataset: str) -> pd.DataFrame | None:
+def show(folder: str | Path, dataset: str) -> str:
     """Draws the figures of one data set where a notebook shows them.
 
     Args:
@@ -100,19 +112,90 @@ def show(folder: str | Path, dataset: str) -> pd.DataFrame | None:
         dataset: A data set.
 
     Returns:
-        The race's table of it, as text; None, and a message, if it was not raced there.
+        What is known of the data, the race's table, and the links of its times, as Markdown; a
+        message, if it was not raced there.
     """
     try:
         found = standings.compute(folder)
     except UsageError:
         found = {"protocol": {"data": {}}}
     if dataset not in found["protocol"]["data"]:
-        print(f"No race on {dataset} in {folder}: `make race` runs it.")
-        return None
+        return f"No race on {dataset} in {folder}: `make race` runs it."
     list(_figures(folder, found, dataset))
+    title, described = _described(found, dataset)
+    parts = [
+        f"**{title}.** {described}".strip(),
+        _table(found, dataset),
+        *_about_times(found, dataset),
+    ]
+    return "\n\n".join(parts)
+
+
+def ablation(folder: str | Path, dataset: str, recipe: str = "adaptive") -> str:
+    """Tabulates what adapting saves: a recipe against those that lack a part of it.
+
+    Args:
+        folder: The race's.
+        dataset: A data set.
+        recipe: The one that has all.
+
+    Returns:
+        Markdown: a row a recipe that was raced, with how many times fewer bits the first one sends
+        (`standings.ratio`) to each target, and over all rounds.
+    """
+    raced = results.published_in(folder).values()
+    there = {o["config"]["recipe"] for o in raced if o["config"]["data"]["name"] == dataset}
+    measures = {f"times fewer bits to {100 * t:g} %": f"uplink_bits_{100 * t:g}" for t in TARGETS}
+    measures["over all rounds"] = "bits_per_parameter"
+    rows = []
+    for other, lacking in _LACKING.items():
+        if {recipe, other} <= there:
+            ratios = [_ratio(folder, dataset, recipe, other, it) for it in measures.values()]
+            rows.append([f"`{other}`", lacking, *ratios])
+    return tables.markdown([f"`{recipe}` against", "which lacks", *measures], rows)
+
+
+def _ratio(folder: str | Path, dataset: str, recipe: str, other: str, measure: str) -> str:
+    try:
+        found = standings.ratio(folder, dataset, recipe, other, measure)
+    except UsageError:
+        return ""
+    one_seed = found.least == found.greatest
+    spread = "" if one_seed else f" ({found.least:.2f} to {found.greatest:.2f})"
+    return f"{found.mean:.2f}{spread}"
+
+
+def _described(found: dict, dataset: str) -> tuple[str, str]:
+    """The title of a data set, and what is known of it."""
+    fingerprint = found["protocol"]["data"][dataset]["fingerprint"]
+    title, described = _DESCRIBED.get(fingerprint, (dataset, ""))
+    raced = {(row["dataset"], row["name"]) for row in found["recipes"]}
+    others = dict.fromkeys(row["name"] for row in found["recipes"])
+    missing = [name for name in others if (dataset, name) not in raced]
+    sentences = [described] if described else []
+    if missing:
+        sentences.append(f"Not raced on these data: {', '.join(missing)}")
+    return title, " ".join(f"{sentence}." for sentence in sentences)
+
+
+def _table(found: dict, dataset: str) -> str:
     rows = [_cells(row) for row in found["recipes"] if row["dataset"] == dataset]
-    table = pd.DataFrame(rows).set_index("recipe")
-    return table.rename(index=lambda name: name.strip("*"))
+    return tables.markdown([*rows[0]], [[*row.values()] for row in rows])
+
+
+def _about_times(found: dict, dataset: str) -> list[str]:
+    if not any(row["dataset"] == dataset for row in found["times"]):
+        return []
+    return [
+        "Time to accuracy: clients work at once, each on a link of its own, and a round lasts "
+        "until the slowest has downloaded, computed and uploaded, one after the other; each "
+        "direction adds the latency once. The server's work is ignored, and so is waiting for "
+        "clients. A client's computing, its coding included, was measured on one core "
+        "(`benchmarks/round_time.py`). Rows are in the order of the mean over the links; of those "
+        "that compress the uplink alone, the order is mostly that of the rounds they took, which "
+        "vary with the seed.",
+        "\n".join(f"- {link.name}: {_link(link)}." for link in links.LINKS),
+    ]
 
 
 def _flat(row: dict) -> dict:
@@ -130,7 +213,7 @@ def _markdown(found: dict) -> str:
         f"{protocol['client_learning_rate']:g} (clients) and "
         f"{protocol['server_learning_rate']:g} (server), evaluated every "
         f"{protocol['eval_every']} rounds. This project's recipes are in bold; what each recipe "
-        "is stands [below](#the-recipes). Made by `fedutils race` from the records beside it; "
+        "is, is told [below](#the-recipes). Made by `fedutils race` from the records beside it; "
         "`race.json` and `race.csv` have more spreads, other targets and the code that made each "
         "run.",
         "",
@@ -149,13 +232,16 @@ def _markdown(found: dict) -> str:
         f"- **accuracy**: on test digits; in brackets, percentage points against `{REFERENCE}` "
         "with the same seeds.",
         "- **bits per parameter**: of one client in one round, in the mean over all rounds.",
+        "",
+        f"In the figures, recipes that did not run with all seeds of `{REFERENCE}` name theirs, "
+        f"and `{REFERENCE}` has a row or line with these seeds alone: compare those. Names in bold "
+        "are this project's.",
     ]
-    for dataset, about in protocol["data"].items():
-        rows = [_cells(row) for row in found["recipes"] if row["dataset"] == dataset]
-        title, described = _DESCRIBED.get(about["fingerprint"], (dataset, ""))
-        lines += ["", f"## {title}", "", *([f"{described}.", ""] if described else [])]
+    for dataset in protocol["data"]:
+        title, described = _described(found, dataset)
+        lines += ["", f"## {title}", "", *([described, ""] if described else [])]
         lines += [
-            tables.markdown([*rows[0]], [[*row.values()] for row in rows]),
+            _table(found, dataset),
             "",
             f"![Accuracy against communicated bits](figures/{dataset}_accuracy.png)",
             "",
@@ -163,17 +249,9 @@ def _markdown(found: dict) -> str:
             "",
             f"![Accuracy at the end against bits per parameter](figures/{dataset}_frontier.png)",
         ]
-        if any(row["dataset"] == dataset for row in found["times"]):
-            lines += [
-                "",
-                f"![Time to {100 * TARGETS[-1]:g} % on four links](figures/{dataset}_time.png)",
-                "",
-                "Time to accuracy: all clients on links of one kind, working at once; a round ends "
-                "with its slowest part; server and waiting are ignored. A client's computing, its "
-                "coding included, was measured on one core (`benchmarks/round_time.py`).",
-                "",
-                *(f"- {link.name}: {_link(link)}." for link in links.LINKS),
-            ]
+        if about := _about_times(found, dataset):
+            picture = f"![Time to {percent} % on four links](figures/{dataset}_time.png)"
+            lines += [line for part in (picture, *about) for line in ("", part)]
     raced = {row["name"] for row in found["recipes"]}
     lines += ["", "## The recipes", ""]
     lines += [
@@ -183,7 +261,10 @@ def _markdown(found: dict) -> str:
         "same for all. Some would need far fewer bits at coarser settings than their papers have. "
         "`qsgd-coarse` shows that for QSGD: its number of levels was chosen as this project's "
         "steps were, on another seed (101, by writer), as the fewest that held 97 %, and it has "
-        "this project's coder. `qsgd` has √n levels, as in the paper's dense regime. `default` "
+        "this project's coder. So was the share of the numbers that `eden-sparse` sends. The two "
+        "adaptive recipes of the literature have their papers' rules, but are coded near their "
+        "symbols' entropy, for fewer bits than in their papers, and AdaQuantFL's number of levels "
+        "is not rounded. `qsgd` has √n levels, as in the paper's dense regime. `default` "
         "rounds as QSGD does with some nine levels, and is `mitchell` with a step 75 times as "
         "coarse and another coder.",
         "",

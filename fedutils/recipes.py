@@ -19,6 +19,7 @@ from fedutils import (
 from fedutils.codecs import recipes as codec_recipes
 from fedutils.codecs.base import Codec
 from fedutils.codecs.lowrank import low_rank_change
+from fedutils.controllers import Schedule, TargetRate
 from fedutils.errors import UsageError
 
 Distributor = Callable[
@@ -108,37 +109,43 @@ _ADAPTIVE = (
         "adaptive",
         "this project",
         "Chooses from a pool that server and clients draw alike; a budget of bits that grows.",
-        lambda seed: adaptive.lean(seed, bits=1500, doubling=60),
+        lambda seed: adaptive.lean(seed, TargetRate(1500, doubling=60)),
     ),
     Recipe(
         "adaptive-fine",
         "this project",
         "`adaptive` with twice the bits, and a pool twice as large.",
-        lambda seed: adaptive.lean(seed, bits=3000, doubling=60, size=8192),
+        lambda seed: adaptive.lean(seed, TargetRate(3000, doubling=60), size=8192),
+    ),
+    Recipe(
+        "adaptive-scheduled",
+        "this project",
+        "`adaptive` with steps planned beforehand, as it had found them on another seed.",
+        lambda seed: adaptive.lean(seed, Schedule(0.115, rounds=149), step=4.0),
     ),
     Recipe(
         "adaptive-fixed",
         "this project",
         "`adaptive` with one step in all rounds, to compare.",
-        lambda seed: adaptive.lean(seed, bits=None, step=0.5),
+        lambda seed: adaptive.lean(seed, step=0.5),
     ),
     Recipe(
         "adaptive-fixed-fine",
         "this project",
         "`adaptive-fixed` with a finer step.",
-        lambda seed: adaptive.lean(seed, bits=None, step=0.3),
+        lambda seed: adaptive.lean(seed, step=0.3),
     ),
     Recipe(
         "adaptive-frozen",
         "this project",
         "Nothing learned from earlier rounds: one step, and a pool of 65,536 weights, all alike.",
-        lambda seed: adaptive.lean(seed, bits=None, step=0.35, size=65536, learns_lines=False),
+        lambda seed: adaptive.lean(seed, step=0.35, size=65536, learns_lines=False),
     ),
     Recipe(
         "adaptive-frozen-fine",
         "this project",
         "`adaptive-frozen` with a finer step.",
-        lambda seed: adaptive.lean(seed, bits=None, step=0.25, size=65536, learns_lines=False),
+        lambda seed: adaptive.lean(seed, step=0.25, size=65536, learns_lines=False),
     ),
     Recipe(
         "two-way",

@@ -91,8 +91,8 @@ def context(root: Path) -> dict[str, object]:
 
     `race(dataset, name)` is a recipe's row of the race's table, `race_rows(dataset)` all of them,
     `leading(dataset, n)` this project's, the references and the n best of the others, `ratio` and
-    `lead` compare recipes (`standings`); `notebooks` are the entries of the profile's manifest,
-    `questions` what each notebook asks;
+    `lead` compare recipes (`standings`), `ablation(dataset)` is the table of `race_page`;
+    `notebooks` are the entries of the profile's manifest, `questions` what each notebook asks;
     `first_crossing(recipe, target)` tells from the profile's records what a recipe sent until a
     target, and how many times less than plain federated averaging; `claims` are those of
     `claims.read` by id; `peers` is `peers.summary` of what was measured side by side; `bits`,
@@ -134,6 +134,7 @@ def context(root: Path) -> dict[str, object]:
         "race_rows": race_rows,
         "leading": leading,
         "ratio": functools.partial(standings.ratio, root / RACE),
+        "ablation": functools.partial(race_page.ablation, root / RACE),
         "lead": functools.partial(standings.lead, root / RACE),
         "notebooks": executed,
         "questions": {name: notebooks.question(name) for name in executed},

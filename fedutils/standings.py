@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,9 +69,10 @@ def compute(folder: str | Path) -> dict[str, object]:
     Returns:
         `protocol`: what the runs have in common, and what the columns mean; `recipes`: the rows
         of `analysis.standings`, data set by data set, with `own` (whether it is this project's),
-        `dataset`, and the `code` (digests) and `commit`s that made the records; `times`: the
-        seconds to the last target on real links (`links.table`), if `client_seconds.json`
-        (`benchmarks/round_time.py`) says how long a client computes.
+        `label`, `dataset`, and the `code` (digests) and `commit`s that made the records;
+        `references`: such rows of the reference, with those seeds alone that some recipe has;
+        `times`: the seconds to the last target on real links (`links.table`, by label), if
+        `client_seconds.json` (`benchmarks/round_time.py`) says how long a client computes.
 
     Raises:
         UsageError: If there are no records.
@@ -82,16 +83,25 @@ def compute(folder: str | Path) -> dict[str, object]:
         by_data.setdefault(origin["config"]["data"]["name"], {})[name] = origin
     if not by_data:
         raise UsageError(f"{folder} holds no records of a race")
-    protocol, described, rows = {}, {}, []
+    protocol, described, rows, references = {}, {}, [], []
     for dataset, origins in sorted(by_data.items()):
         one = next(iter(origins.values()))
         protocol = protocol_of(one["config"])
         about = data_of(one["config"], one["data_fingerprint"])
         about["parameters"] = _parameters(one["config"])
         described[dataset] = about
-        for row in analysis.standings(_measured(folder, origins), REFERENCE):
+        measured = _measured(folder, origins)
+        entrants = _entrants(measured)
+        for entrant in entrants:
+            if entrant.partial:
+                few = {(entrant.name, s): measured[entrant.name, s] for s in entrant.seeds}
+                (row,) = analysis.standings(few, REFERENCE)
+                references.append({"label": entrant.label, "dataset": dataset, **row})
+        labels = {entrant.name: entrant.label for entrant in entrants if not entrant.partial}
+        for row in analysis.standings(measured, REFERENCE):
             made = [o for o in origins.values() if o["config"]["recipe"] == row["name"]]
             head = {"name": row["name"], "own": is_own(row["name"]), "dataset": dataset}
+            head["label"] = labels[row["name"]]
             code = {
                 "code": sorted({code_of(origin) for origin in made}),
                 "commit": sorted({str(origin["commit"]) for origin in made}),
@@ -99,7 +109,41 @@ def compute(folder: str | Path) -> dict[str, object]:
             rows.append({**head, **row, **code})
     protocol |= {"data": described, "targets": TARGETS, "definitions": DEFINITIONS}
     times = _times(folder, records(folder), protocol["clients_per_round"])
-    return {"protocol": protocol, "recipes": rows, "times": times}
+    return {"protocol": protocol, "recipes": rows, "references": references, "times": times}
+
+
+class _Entrant(NamedTuple):
+    """What figures compare: a recipe with its seeds.
+
+    partial: whether it is the reference with some of its seeds, those that another recipe has.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    label: str
+    partial: bool
+
+
+def _entrants(runs: Iterable[tuple[str, int]]) -> list[_Entrant]:
+    """All recipes of some runs (recipe and seed), and the reference as those of few seeds need it.
+
+    A recipe's label names its seeds unless these are all that the reference has.
+    """
+    seeds: dict[str, list[int]] = {}
+    for name, seed in runs:
+        seeds.setdefault(name, []).append(seed)
+    every = {name: tuple(sorted(own)) for name, own in seeds.items()}
+    reference = every.get(REFERENCE, ())
+    paired = {tuple(seed for seed in own if seed in reference) for own in every.values()}
+    partial = sorted(paired - {(), reference})
+    found = []
+    for name, own in [*every.items(), *((REFERENCE, some) for some in partial)]:
+        few = own != reference and reference
+        shown = (
+            f" ({'seed' if len(own) == 1 else 'seeds'} {', '.join(map(str, own))})" if few else ""
+        )
+        found.append(_Entrant(name, own, name + shown, own != every[name]))
+    return found
 
 
 def _measured(folder: Path, origins: Mapping[str, dict]) -> dict[tuple[str, int], dict]:
@@ -204,12 +248,11 @@ def _times(folder: Path, every: pd.DataFrame, clients: int) -> list[dict]:
     measured = json.loads(path.read_text()) if path.exists() else {}
     rows = []
     for dataset, about in sorted(measured.items()):
-        compute = about["seconds"]
-        shown = every[(every["dataset"] == dataset) & every["recipe"].isin(list(compute))]
-        runs = {
-            recipe: [run for _, run in of_recipe.groupby("seed")]
-            for recipe, of_recipe in shown.groupby("recipe", sort=False)
-        }
+        shown = every[every["dataset"] == dataset]
+        of_run = dict(list(shown.groupby(["recipe", "seed"], sort=False)))
+        timed = [entrant for entrant in _entrants(of_run) if entrant.name in about["seconds"]]
+        compute = {entrant.label: about["seconds"][entrant.name] for entrant in timed}
+        runs = {it.label: [of_run[it.name, seed] for seed in it.seeds] for it in timed}
         table = links.table(runs, links.LINKS, compute, clients, TARGETS[-1], HELD)
         for row in table.assign(dataset=dataset).to_dict("records"):
             rows.append({k: analysis.known(value) for k, value in row.items()})

@@ -26,7 +26,7 @@ def records(recipe, seed, factor):
 
 
 def row(name, uplink, total, accuracy, ratio=None):
-    found = {"name": name, "final_accuracy": accuracy, "seeds": [1, 2, 3]}
+    found = {"name": name, "label": name, "final_accuracy": accuracy, "seeds": [1, 2, 3]}
     found["seeds_reached_97"] = 3 if uplink else 0
     for percent, share in (("95", 0.5), ("97", 1.0)):
         found[f"uplink_bits_{percent}"] = uplink and share * uplink
@@ -93,13 +93,40 @@ def test_names_stand_side_by_side_however_close_their_points():
 def test_what_ends_far_below_is_drawn_at_the_lower_end_with_its_accuracy():
     uplink, _ = frontier.frontier([*ROWS, row("3lc", None, None, 0.585)]).axes
     assert "3lc (58.5 %)" in [text.get_text() for text in uplink.texts]
-    assert min(y for line in uplink.get_lines()[:4] for y in line.get_ydata()) == 0.966
+    lowest = [line.get_ydata()[0] for line in uplink.get_lines() if line.get_marker() == 7]
+    assert lowest == [uplink.get_ylim()[0]]
+
+
+def test_recipes_of_one_seed_are_hollow_and_compared_with_that_seed():
+    one = row("qsgd", 640, 6464, 0.972, 5.0) | {"label": "qsgd (seed 1)"}
+    few = row("none", 3200, 9600, 0.971, 1.0) | {"label": "none (seed 1)"}
+    for axes in frontier.frontier([*ROWS, one], [few]).axes:
+        hollow = [li for li in axes.get_lines() if li.get_markerfacecolor() == "white"]
+        assert [line.get_ydata().tolist() for line in hollow] == [[0.972]]
+        dotted = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+        assert [line.get_ydata()[0] for line in dotted] == [0.971]
+    uplink, _ = frontier.bits_to_target([*ROWS, one, few], (0.95, 0.97)).axes
+    names = [label.get_text() for label in uplink.get_yticklabels()]
+    assert names == ["top-k", "none", "none (seed 1)", "qsgd (seed 1)", "adaptive"]
+
+
+def test_recipes_without_a_name_are_grey_and_those_never_seen_are_listed():
+    table = pd.concat([records("none", 1, 1000), records("qsgd", 1, 10), records("3lc", 1, 10)])
+    table.loc[table["recipe"] == "3lc", "test_accuracy"] -= 0.5
+    uplink, total = frontier.curves(table).axes
+    colours = {
+        axes: {line.get_label(): line.get_color() for line in axes.get_lines()}
+        for axes in (uplink, total)
+    }
+    assert colours[total]["qsgd"] == "0.8" != colours[uplink]["qsgd"]
+    assert "qsgd" not in [text.get_text() for text in total.texts]
+    assert "Always below 85 %: 3lc" in [text.get_text() for text in uplink.texts]
 
 
 def test_times_add_up():
     parts = {"download": [3600.0, 36.0], "compute": [1800.0, 18.0], "upload": [1800.0, 18.0]}
     times = pd.DataFrame({"link": "3G", "recipe": ["none", "adaptive"], **parts})
-    (axes,) = frontier.time_to_accuracy(times).axes
+    (axes,) = frontier.time_to_accuracy(times, 0.97).axes
     ends = {}
     for bar in axes.patches:
         ends[round(bar.get_y() + bar.get_height() / 2)] = bar.get_x() + bar.get_width()

@@ -75,6 +75,17 @@ def test_executes_headless(name, executed, no_process_left):
     assert "FEDUTILS_HEADLESS" not in os.environ  # it is told the kernel alone
 
 
+@pytest.mark.parametrize(("injected", "kept"), [("rounds = 5", False), ("rounds = 6", True)])
+def test_parameters_are_shown_twice_only_if_they_differ(injected, kept):
+    def cell(source, tag):
+        return nbformat.v4.new_code_cell(source, metadata={"tags": [tag]})
+
+    written = cell("rounds = 5  # of training\nseed = 1", "parameters")
+    notebook = nbformat.v4.new_notebook(cells=[written, cell(injected, "injected-parameters")])
+    notebooks._remove_repetition(notebook)
+    assert len(notebook.cells) == 1 + kept
+
+
 def test_parameters_are_checked():
     with pytest.raises(UsageError, match="no notebook here has a parameter 'RUONDS'"):
         notebooks.resolve(NAMES, "quick", {"RUONDS": "3"})

@@ -1,11 +1,15 @@
 """Comparisons of recipes over the seeds that both ran with, from a folder of records."""
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from fedutils import race_page, results, standings
 from fedutils.errors import UsageError
+
+matplotlib.use("agg")
 
 
 @pytest.fixture
@@ -95,3 +99,57 @@ def test_the_page_marks_recipes_without_error_feedback_and_those_that_diverged(r
     assert over_all["top-k†"] == "1" and over_all["**adaptive**"] == "1"
     assert over_all["dadaquant"] == "diverged"
     assert "\n## synthetic\n" in page
+
+
+def test_recipes_of_fewer_seeds_are_labelled_and_have_a_reference_of_their_own(raced):
+    runs = {("none", seed): (100, 10 * seed) for seed in (1, 2, 3)}
+    runs |= {("adaptive", seed): (10, 20) for seed in (1, 2, 3)}
+    folder = raced({**runs, ("qsgd", 2): (50, 20), ("eden1", 2): (50, 20), ("natural", 7): (9, 9)})
+    seconds = dict.fromkeys(("none", "adaptive", "qsgd"), 1.0)
+    results.write_json(folder / "client_seconds.json", {"synthetic": {"seconds": seconds}})
+    for name in ("none", "adaptive", "qsgd"):
+        for path in (folder / "records").glob(f"{name}-*.csv"):
+            table = pd.read_csv(path).assign(broadcast_bits=0, aggregated_bits=0)
+            table.to_csv(path, index=False)
+    found = standings.compute(folder)
+    labels = {row["name"]: row["label"] for row in found["recipes"]}
+    assert labels == {
+        "none": "none",
+        "adaptive": "adaptive",
+        "qsgd": "qsgd (seed 2)",
+        "eden1": "eden1 (seed 2)",
+        "natural": "natural (seed 7)",  # which the reference does not have
+    }
+    (few,) = found["references"]
+    assert few["label"] == "none (seed 2)" and few["dataset"] == "synthetic"
+    assert few["seeds"] == [2] and few["round_97"] == 20 and few["uplink_bits_97"] == 2000
+    timed = {row["recipe"]: row["compute"] for row in found["times"] if row["link"] == "LTE"}
+    assert timed == {"none": 20, "none (seed 2)": 20, "adaptive": 20, "qsgd (seed 2)": 20}
+
+
+def test_a_notebook_shows_the_data_the_table_and_all_figures(raced):
+    folder = raced({("none", 1): (100, 20), ("adaptive", 1): (10, 20)})
+    before = set(plt.get_fignums())
+    text = race_page.show(folder, "synthetic")
+    assert text.startswith("**synthetic.**") and "| **adaptive** | 1 |" in text
+    assert len(set(plt.get_fignums()) - before) == 3  # no computing was measured, so no times
+    plt.close("all")
+    assert race_page.show(folder, "mnist5k").startswith("No race on mnist5k")
+
+
+def test_the_ablation_has_what_was_raced_and_gaps_where_a_target_was_missed(raced):
+    runs = {("adaptive", seed): (10, 20) for seed in (1, 2)}
+    runs |= {("adaptive-fixed", 1): (20, 20), ("adaptive-fixed", 2): (40, 20)}
+    folder = raced({**runs, ("adaptive-frozen", 1): (30, NEVER)})
+    _, _, fixed, frozen = race_page.ablation(folder, "synthetic").splitlines()
+    assert fixed.startswith("| `adaptive-fixed` |") and fixed.count("3.00 (2.00 to 4.00)") == 4
+    assert frozen.startswith("| `adaptive-frozen` |") and frozen.endswith("|  |  |  | 3.00 |")
+
+
+def test_what_was_not_raced_on_some_data_is_said(raced):
+    folder = raced({("none", 1): (100, 20)})
+    found = standings.compute(folder)
+    elsewhere = {**found["recipes"][0], "name": "eden4", "dataset": "elsewhere"}
+    found["recipes"].append(elsewhere)
+    race_page.write_tables(folder, found)
+    assert "Not raced on these data: eden4." in (folder / "race.md").read_text()

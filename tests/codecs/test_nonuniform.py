@@ -60,6 +60,18 @@ def test_eden_error_is_the_papers(bits, rng, through):
     assert 8 * len(payload) - bits * n < 8 * 20
 
 
+def test_eden_below_one_bit_pays_for_what_it_leaves_out(rng, through):
+    """A random share p of the numbers, scaled up, turns an NMSE of D into (1 + D) / p - 1."""
+    n, share = 100_000, 0.05
+    x = rng.normal(size=n).astype(np.float32)
+    errors = []
+    for seed in range(4):
+        values, payload = through(recipes.eden_sparse([(n,)], share), x, seed=seed)
+        errors.append(np.sum((values - x) ** 2) / np.sum(x**2))
+    np.testing.assert_allclose(np.mean(errors), np.pi / 2 / share - 1, rtol=0.02)
+    assert 8 * len(payload) - share * n < 8 * 20
+
+
 def test_drive_errors_are_the_papers(rng, through):
     """Vargaftik et al. 2021: pi/2 - 1 with the unbiased scale, 1 - 2/pi with the least error."""
     n = 100_000
