@@ -193,8 +193,8 @@ def eden4(layout: Layout) -> Codec:
 
 
 @_recipe("eden-sparse", "Vargaftik et al. 2022 (EDEN), below one bit, as in the authors' code")
-def eden_sparse(layout: Layout, fraction: float = 0.05) -> Codec:
-    """`eden1` for a random 5 % of the numbers, the fewest that held 97 % in trials.
+def eden_sparse(layout: Layout, fraction: float = 0.025) -> Codec:
+    """`eden1` for a random 2.5 % of the numbers, the fewest that held 97 % in trials.
 
     fraction: of the numbers; their positions are sent as a seed. NMSE is π / (2 fraction) - 1.
     """
