@@ -47,7 +47,9 @@ def curve(axes: Axes, records: pd.DataFrame, x: str, y: str) -> None:
         every = max(1, len(mean) // 10)
         axes.plot(mean[x], mean[y], markevery=every, markersize=5, label=recipe, **look)
     if x == "round":
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(
+            matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+        )
     else:
         looks.bits_axis(axes)
     if y.endswith("accuracy"):
@@ -99,7 +101,9 @@ def adaptation(
             every = max(1, len(run) // 10)
             axes.plot(run.index, run, markevery=every, markersize=5, label=recipe, **look)
         axes.set(xlabel=LABELS["round"], ylabel=caption, yscale="log")
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(
+            matplotlib.ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+        )
         axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,g}"))
         axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())

@@ -54,7 +54,8 @@ def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:
         if below := [name for name, end in ends.items() if not end]:
             text = f"Always below {100 * floor:g} %: {', '.join(below)}"
             spot = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
-            axes.text(0.98, 0.01, text, fontsize=8.5, color="0.3", **spot)
+            ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+            axes.text(0.98, 0.015, text, fontsize=8.5, color="0.2", zorder=6, bbox=ground, **spot)
     panels[0].set_ylabel("Test accuracy (axis logarithmic in the error)")
     _key(figure, shown["recipe"])
     return figure

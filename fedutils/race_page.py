@@ -16,8 +16,8 @@ from fedutils.units import format_bits, format_factor
 
 # Of the race's main figure, at a size at which lines can be told apart.
 HEADLINE = (
-    *("none", "tff-compression", "caldas", "eden1", "mitchell", "adaquantfl", "qsgd-coarse"),
-    *("default", "two-way", "adaptive-fine", "adaptive"),
+    *("none", "tff-compression", "caldas", "eden1", "mitchell", "eden-sparse", "adaquantfl"),
+    *("qsgd-coarse", "default", "two-way", "adaptive-fine", "adaptive"),
 )
 
 # What recipes lack that `adaptive` has.
