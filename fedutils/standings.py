@@ -138,11 +138,9 @@ def _entrants(runs: Iterable[tuple[str, int]]) -> list[_Entrant]:
     partial = sorted(paired - {(), reference})
     found = []
     for name, own in [*every.items(), *((REFERENCE, some) for some in partial)]:
-        few = own != reference and reference
-        shown = (
-            f" ({'seed' if len(own) == 1 else 'seeds'} {', '.join(map(str, own))})" if few else ""
-        )
-        found.append(_Entrant(name, own, name + shown, own != every[name]))
+        which = f"{'seed' if len(own) == 1 else 'seeds'} {', '.join(map(str, own))}"
+        label = f"{name} ({which})" if reference and own != reference else name
+        found.append(_Entrant(name, own, label, own != every[name]))
     return found
 
 
