@@ -20,7 +20,8 @@ option = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 OWN := PROFILE TESTS PART PORT PYTHON PAYLOADS REPOSITORY REF
 PARAMETERS = $(foreach name,$(filter-out $(OWN),$(GIVEN)),-p $(call quoted,$(name)=$($(name))))
 # README.md tells what the quick profile found: it is written anew with that.
-REPORT = $(if $(PARAMETERS)$(filter-out quick,$(PROFILE))$(if $(wildcard results/race/race.json),,x),:,$(BIN)/fedutils report)
+CHANGED = $(filter-out $(OWN) STORE DATA_DIR WORKERS store data_dir workers,$(GIVEN))
+REPORT = $(if $(CHANGED)$(filter-out quick,$(PROFILE))$(if $(wildcard results/race/race.json),,x),:,$(BIN)/fedutils report)
 EXECUTE = $(BIN)/fedutils notebook --profile '$(PROFILE)' $(PARAMETERS)
 
 .PHONY: help

@@ -34,6 +34,7 @@ from fedutils import (
     processes,
     provenance,
     race,
+    records,
     results,
     runtime,
     training,
@@ -76,13 +77,12 @@ def sent_bytes(ports, inside=()):
 
 def billed_bytes(bill, metrics, clients):
     """What the ledger says of a round: bytes broadcast and bytes aggregated, of all clients."""
-    measured = metrics["aggregator"]
-    strings = [clients * int(measured.get("announcement_bits", 0))]
-    strings += [int(measured.get("payload_bits_sum", 0))]
-    return [
-        (clients * bill.bits(way) + bits) // 8
-        for way, bits in zip(ledger.Direction, strings, strict=True)
-    ]
+    measured = records.measurements(metrics)
+    totals = {way: clients * bill.bits(way) for way in ledger.Direction}
+    for name, (way, _) in records.STRINGS.items():
+        copies = clients if way is ledger.Direction.BROADCAST else 1
+        totals[way] += copies * int(measured.get(name, 0))
+    return [bits // 8 for bits in totals.values()]
 
 
 def cohort(federated, clients):

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedutils.errors import UsageError
-
-RACE = Path("results") / "race"
+from fedutils.results import DEFAULT_RACE as RACE
 
 
 def _parameters(root: Path, classes: int) -> int:

@@ -23,7 +23,7 @@ from sklearn.isotonic import isotonic_regression
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 ACCENT = "#D55E00"
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "*")
 
 # Each of this project's recipes has a strong colour. Those of the literature have one muted colour
 # per kind of compression, and one marker per recipe. What is compared with is black.
@@ -107,7 +107,7 @@ def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
     known = dict(_PROJECT) | {
         name: (colour, marker)
         for colour, names in _LITERATURE.items()
-        for name, marker in zip(names, _MARKERS, strict=False)
+        for name, marker in zip(names, _MARKERS[: len(names)], strict=True)
     }
     others = (name for name in recipes if name not in known)
     known |= {name: (_UNKNOWN, _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(others)}

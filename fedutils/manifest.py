@@ -16,6 +16,9 @@ from fedutils import provenance, results, usage
 
 NAME = "manifest.json"
 
+WITHOUT_EFFECT = frozenset({"results_dir", "store", "data_dir", "workers"})
+"""Parameters that say where things are, and change nothing that is found."""
+
 
 def read(folder: str | Path) -> dict[str, dict]:
     """Returns the entries of a results folder, by notebook; none if it has no manifest."""
@@ -42,11 +45,10 @@ def enter(
         since: When that began, in seconds since the epoch: older figures are not its own.
     """
     folder = Path(folder)
-    kept = {k: v for k, v in values.items() if k not in ("results_dir", "store", "data_dir")}
     entry = {
         "cells": cells_digest(provenance.REPOSITORY / "notebooks" / f"{notebook}.ipynb"),
         "code": provenance.code_digest(),
-        "parameters": kept,
+        "parameters": with_effect(values),
         "seconds": round(used.seconds, 1),
         "peak_memory_gib": round(used.peak_bytes / 2**30, 2),
         "machine": dict(machine),
@@ -60,10 +62,17 @@ def enter(
         results.write_json(folder / NAME, dict(sorted({**read(folder), notebook: entry}.items())))
 
 
+def with_effect(values: Mapping[str, object]) -> dict[str, object]:
+    """Returns those parameters that change what is found."""
+    return {name: value for name, value in values.items() if name not in WITHOUT_EFFECT}
+
+
 def is_whole(folder: str | Path, notebook: str) -> bool:
-    """Whether a notebook was executed, and its figures are those that it drew then."""
+    """Whether a notebook was executed, its figures are those that it drew, and no records miss."""
     entry = read(folder).get(notebook)
-    return entry is not None and all(
+    if entry is None or results.origins_of(folder) != results.published_in(folder):
+        return False
+    return all(
         (path := Path(folder) / "figures" / figure).exists() and file_digest(path) == digest
         for figure, digest in entry["figures"].items()
     )

@@ -19,9 +19,6 @@ from fedutils.errors import UsageError
 
 FOLDER = provenance.REPOSITORY / "notebooks"
 
-# Parameters that say where things are, and change nothing that is found.
-_WITHOUT_EFFECT = {"results_dir", "store", "data_dir", "workers"}
-
 # Parameters of each profile; a notebook takes those that it has.
 PROFILES: dict[str, dict[str, object]] = {
     # Some seconds a notebook, for tests: TFF's two synthetic clients.
@@ -89,7 +86,7 @@ def resolve(
         UsageError: If the profile does not exist, if no chosen notebook has a parameter of
             that name, or if its value is of another type than its default.
 
-    Results go to `results/PROFILE`; with other values than the profile's, to `results/custom`, so
+    Results go to `results/PROFILE`; if a value is given that changes them, to `results/custom`, so
     that what is published is what the profile makes.
     """
     if profile not in PROFILES:
@@ -103,7 +100,7 @@ def resolve(
                 f"no notebook here has a parameter {key!r}: choose from {', '.join(sorted(known))}"
             )
         values[key.lower()] = text
-    asked = {key.lower() for key in overrides} - _WITHOUT_EFFECT
+    asked = {key.lower() for key in overrides} - manifest.WITHOUT_EFFECT
     values.setdefault("results_dir", f"results/{'custom' if asked else profile}")
     return {
         name: {
@@ -116,12 +113,14 @@ def resolve(
 def _typed(key: str, value: object, default: object) -> object:
     if not isinstance(value, str) or isinstance(default, str):
         return value
-    parsed = yaml.safe_load(value)
-    number = isinstance(default, float) and type(parsed) is int
-    if not number and type(parsed) is not type(default):
-        kind = type(default).__name__
-        raise UsageError(f"the parameter {key} must be of type {kind}, not {value!r}")
-    return float(parsed) if number else parsed
+    kind = type(default)
+    try:
+        parsed = float(value) if kind is float else yaml.safe_load(value)
+    except ValueError:
+        parsed = value
+    if type(parsed) is not kind:
+        raise UsageError(f"the parameter {key} must be of type {kind.__name__}, not {value!r}")
+    return parsed
 
 
 class LocalKernelManager(AsyncKernelManager):
@@ -191,7 +190,8 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
         partial.unlink(missing_ok=True)
     manifest.enter(output.parent, name, values, used, machine, since=began)
     remembered.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(remembered, stamp)
+    # A notebook that raced changed what it depends on.
+    results.write_text(remembered, _stamp(name, values) if values.get("race_recipes") else stamp)
     print(f"{name}: done in {used.seconds:.0f} s", flush=True)
     return True
 
@@ -222,21 +222,29 @@ def _stamp(name: str, values: Mapping[str, object]) -> str:
 
 
 def _remove_repetition(notebook: nbformat.NotebookNode) -> None:
-    """Removes the cell of parameters that papermill adds if it repeats the one before it."""
+    """Leaves in the cell of parameters that papermill adds what differs from the one before it."""
     cells = {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
-    if {"parameters", "injected-parameters"} <= cells.keys():
-        written, injected = (
-            {ast.unparse(node) for node in ast.parse(cells[tag].source).body}
-            for tag in ("parameters", "injected-parameters")
-        )
-        if injected <= written:
-            notebook.cells.remove(cells["injected-parameters"])
+    if not {"parameters", "injected-parameters"} <= cells.keys():
+        return
+    written, injected = (
+        {node.targets[0].id: ast.unparse(node) for node in ast.parse(cells[tag].source).body}
+        for tag in ("parameters", "injected-parameters")
+    )
+    differ = [
+        line
+        for name, line in injected.items()
+        if written.get(name) != line and name not in manifest.WITHOUT_EFFECT
+    ]
+    if differ:
+        cells["injected-parameters"].source = "\n".join(["# Parameters", *differ])
+    else:
+        notebook.cells.remove(cells["injected-parameters"])
 
 
 def _remove_traces(notebook: nbformat.NotebookNode) -> None:
     """Removes the times and paths of this machine that papermill writes into metadata."""
-    kept = notebook.metadata.get("papermill", {})
-    notebook.metadata["papermill"] = {"parameters": kept.get("parameters", {})}
+    given = notebook.metadata.get("papermill", {}).get("parameters", {})
+    notebook.metadata["papermill"] = {"parameters": manifest.with_effect(given)}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)

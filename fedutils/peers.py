@@ -91,8 +91,7 @@ def compare(rows: Sequence[Mapping], parameters: int) -> list[dict]:
             if round_number == row["round"]
         }
         least = min(needed.values(), default=float("inf"))
-        same = needed.get(row["rounding"], float("inf"))
-        own = same if np.isfinite(same) else least
+        own = needed.get(row["rounding"], float("inf"))
         bits = 8 * own / parameters
         if LEAST_BITS <= bits <= MOST_BITS:
             ratios = {"ratio": row["bytes"] / own, "ratio_any": row["bytes"] / least}

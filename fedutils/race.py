@@ -14,7 +14,7 @@ from pathlib import Path
 from fedutils import data, provenance, race_page, recipes, results, standings, training
 from fedutils.errors import UsageError
 
-DEFAULT_FOLDER = Path("results") / "race"
+DEFAULT_FOLDER = results.DEFAULT_RACE
 
 # What all runs have in common, but for recipe, data and seed.
 PROTOCOL = training.RunConfig(rounds=150, client_learning_rate=0.1)
@@ -106,11 +106,11 @@ def run(
     fingerprint = data.load(base.data, data_dir).fingerprint
     for position, config in enumerate(configs, start=1):
         name = _name(dataclasses.asdict(config))
-        origins = results.origins_of(folder)  # read anew: other processes publish here too
-        _require_same(origins, config, fingerprint, folder)
+        published = results.published_in(folder)  # read anew: other processes publish here too
+        _require_same(published, config, fingerprint, folder)
         shown = f"[{position}/{len(configs)}] {name}"
-        if name in results.published_in(folder) and not fresh:
-            print(f"{shown}: found{_code_remark(origins[name])}", flush=True)
+        if name in published and not fresh:
+            print(f"{shown}: found{_code_remark(published[name])}", flush=True)
             continue
         print(f"{shown}: training", flush=True)
         if fresh:

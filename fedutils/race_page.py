@@ -25,7 +25,7 @@ _LACKING = {
     "adaptive-scheduled": "feedback: steps planned as `adaptive` found them on another seed",
     "adaptive-fixed": "feedback and plan: one step in all rounds",
     "adaptive-fixed-fine": "the same, with a finer step",
-    "adaptive-frozen": "all that is learned: one step, and a larger pool of weights, all alike",
+    "adaptive-frozen": "busy lines too: one step, and a larger pool of weights, all alike",
     "adaptive-frozen-fine": "the same, with a finer step",
 }
 
@@ -143,14 +143,16 @@ def ablation(folder: str | Path, dataset: str, recipe: str = "adaptive") -> str:
         Markdown: a row a recipe that was raced, with how many times fewer bits the first one sends
         (`standings.ratio`) to each target, and over all rounds.
     """
-    raced = results.published_in(folder).values()
-    there = {o["config"]["recipe"] for o in raced if o["config"]["data"]["name"] == dataset}
+    found = standings.compute(folder)["recipes"]
+    there = {row["name"]: row for row in found if row["dataset"] == dataset}
     measures = {f"times fewer bits to {100 * t:g} %": f"uplink_bits_{100 * t:g}" for t in TARGETS}
     measures["over all rounds"] = "bits_per_parameter"
     rows = []
     for other, lacking in _LACKING.items():
-        if {recipe, other} <= there:
+        if {recipe, other} <= there.keys():
             ratios = [_ratio(folder, dataset, recipe, other, it) for it in measures.values()]
+            if _diverged(there[other]):
+                ratios[-1] = "diverged"
             rows.append([f"`{other}`", lacking, *ratios])
     return tables.markdown([f"`{recipe}` against", "which lacks", *measures], rows)
 
@@ -233,9 +235,10 @@ def _markdown(found: dict) -> str:
         "with the same seeds.",
         "- **bits per parameter**: of one client in one round, in the mean over all rounds.",
         "",
-        f"In the figures, recipes that did not run with all seeds of `{REFERENCE}` name theirs, "
-        f"and `{REFERENCE}` has a row or line with these seeds alone: compare those. Names in bold "
-        "are this project's.",
+        f"Recipes that did not run with all seeds of `{REFERENCE}` are to be compared with its "
+        "runs of the same seeds: the figures of bits and times to a target name the seeds and have "
+        f"a row of `{REFERENCE}` with these alone, that of accuracy against bits per parameter "
+        "has hollow markers and a dotted line.",
     ]
     for dataset in protocol["data"]:
         title, described = _described(found, dataset)
@@ -284,7 +287,7 @@ def _cells(row: dict) -> dict[str, str]:
     bits = row[f"uplink_bits_{percent}"]
     reached = f"reached by {row[f'seeds_reached_{percent}']} of {len(row['seeds'])}"
     settled = f"mean_accuracy_after_{SETTLED}"
-    diverged = (row["final_accuracy_delta"] or 0) < -0.5  # a model of no use needs no bits
+    diverged = _diverged(row)  # a model of no use needs no bits
     return {
         "recipe": f"**{row['name']}**" if row["own"] else row["name"] + _mark(row["name"]),
         "seeds": ", ".join(map(str, row["seeds"])),
@@ -299,6 +302,10 @@ def _cells(row: dict) -> dict[str, str]:
         "bits per parameter, up": _text(row["bits_per_parameter"], "{:.3g}".format),
         "down": _text(row["downlink_bits_per_parameter"], "{:.3g}".format),
     }
+
+
+def _diverged(row: dict) -> bool:
+    return (row["final_accuracy_delta"] or 0) < -0.5
 
 
 def _mark(recipe: str) -> str:

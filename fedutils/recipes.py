@@ -120,7 +120,7 @@ _ADAPTIVE = (
     Recipe(
         "adaptive-scheduled",
         "this project",
-        "`adaptive` with steps planned beforehand, as it had found them on another seed.",
+        "`adaptive` with planned steps, those that it had found by writer on another seed.",
         lambda seed: adaptive.lean(seed, Schedule(0.115, rounds=149), step=4.0),
     ),
     Recipe(
@@ -138,7 +138,7 @@ _ADAPTIVE = (
     Recipe(
         "adaptive-frozen",
         "this project",
-        "Nothing learned from earlier rounds: one step, and a pool of 65,536 weights, all alike.",
+        "`adaptive` with one step, and a pool of 65,536 weights, all alike in all rounds.",
         lambda seed: adaptive.lean(seed, step=0.35, size=65536, learns_lines=False),
     ),
     Recipe(

@@ -95,10 +95,7 @@ class RecordKeeper(tff.program.ReleaseManager):
 
     def _row(self, value: Mapping[str, object], key: int) -> dict[str, object]:
         train = value.get("client_work", {}).get("train", {})
-        measured = {
-            **_flatten(value.get("aggregator", {})),
-            **_flatten(value.get("distributor", {})),
-        }
+        measured = measurements(value)
         row = {
             "round": key,
             "train_accuracy": _number(train.get("sparse_categorical_accuracy")),
@@ -136,6 +133,14 @@ class RecordKeeper(tff.program.ReleaseManager):
             )
         copies = self._clients if direction is ledger.Direction.BROADCAST else 1
         return self._clients * self._bill.bits(direction) + copies * sum(lengths)
+
+
+def measurements(metrics: Mapping[str, object]) -> dict[str, object]:
+    """Returns the named scalars that aggregator and distributor measured in a round."""
+    return {
+        **_flatten(metrics.get("aggregator", {})),
+        **_flatten(metrics.get("distributor", {})),
+    }
 
 
 def _flatten(measurements: object) -> dict[str, object]:

@@ -100,8 +100,8 @@ def context(root: Path) -> dict[str, object]:
     """
     rows = standings.compute(root / RACE)["recipes"]
     executed = manifest.read(root / PROFILE)
-    if not executed:
-        raise UsageError(f"{PROFILE} has no executed notebooks: run `make reproduce`")
+    if missing := set(notebooks.names()) - executed.keys():
+        raise UsageError(f"{PROFILE} lacks {', '.join(sorted(missing))}: run `make reproduce`")
 
     def race_rows(dataset: str) -> list[dict]:
         return [row for row in rows if row["dataset"] == dataset]

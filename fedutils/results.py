@@ -26,6 +26,7 @@ from fedutils import provenance
 from fedutils.errors import UsageError
 
 DEFAULT_STORE = Path("results") / "runs"
+DEFAULT_RACE = Path("results") / "race"
 
 _MAKE_SPACE = "make space, then give the same command again: it goes on where it stopped"
 

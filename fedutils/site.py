@@ -18,7 +18,7 @@ _SOURCES = provenance.REPOSITORY / "notebooks"
 
 
 def build(
-    results_dir: Path, out: Path, race_dir: Path = provenance.REPOSITORY / "results" / "race"
+    results_dir: Path, out: Path, race_dir: Path = provenance.REPOSITORY / results.DEFAULT_RACE
 ) -> Path:
     """Makes the web site; it needs no network, no server and no script.
 
@@ -42,8 +42,8 @@ def build(
     }
     if not notebooks:
         raise UsageError(
-            f"the results {results_dir.name!r} have no executed notebooks: "
-            f"run `make reproduce PROFILE={results_dir.name}` first"
+            f"the results {results_dir.name!r} have no executed notebooks: make some with "
+            "`make reproduce`, and choose them by PROFILE=, the name of their folder"
         )
     runs = {
         "The notebooks": results.origins_of(results_dir),

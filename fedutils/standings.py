@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -163,7 +164,12 @@ def _measured(folder: Path, origins: Mapping[str, dict]) -> dict[tuple[str, int]
 
 def _parameters(config: dict) -> int:
     classes = {**dataclasses.asdict(data.DataConfig()), **config["data"]}["classes"]
-    return models.get(protocol_of(config)["model"])(classes, 0).count_params()
+    return _size(protocol_of(config)["model"], classes)
+
+
+@functools.cache
+def _size(model: str, classes: int) -> int:
+    return models.get(model)(classes, 0).count_params()
 
 
 class Ratio(NamedTuple):
@@ -220,9 +226,8 @@ def lead(folder: str | Path, dataset: str, recipe: str) -> tuple[str, Ratio]:
     Raises:
         UsageError: If none can be compared.
     """
-    names = {origin["config"]["recipe"] for origin in _of_dataset(folder, dataset).values()}
     found = {}
-    for other in sorted(names):
+    for other in sorted(raced(folder, dataset) - {recipe}):
         if not is_own(other):
             try:
                 found[other] = ratio(
@@ -233,6 +238,11 @@ def lead(folder: str | Path, dataset: str, recipe: str) -> tuple[str, Ratio]:
     if not found:
         raise UsageError(f"{recipe} cannot be compared with any recipe on {dataset}")
     return min(found.items(), key=lambda item: item[1].mean)
+
+
+def raced(folder: str | Path, dataset: str) -> set[str]:
+    """Returns the names of the recipes that have runs on a data set."""
+    return {origin["config"]["recipe"] for origin in _of_dataset(folder, dataset).values()}
 
 
 def _of_dataset(folder: str | Path, dataset: str) -> dict[str, dict]:
@@ -258,7 +268,7 @@ def _times(folder: Path, every: pd.DataFrame, clients: int) -> list[dict]:
 
 
 def records(folder: str | Path) -> pd.DataFrame:
-    """Returns all records of the race, as `results.tidy` has them; the reference's come first."""
+    """Returns all records with their `recipe`, `dataset` and `seed`; the reference's come first."""
     folder, tables = Path(folder), []
     for name, origin in results.published_in(folder).items():
         table = pd.read_csv(folder / "records" / f"{name}.csv")

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import jinja2
 import pandas as pd
 
 from fedutils import (
@@ -30,6 +31,7 @@ _CUMULATIVE = {
     "cumulative_broadcast_bits": "broadcast_bits",
     "cumulative_aggregated_bits": "aggregated_bits",
 }
+_ANEW = "; delete them, and `make reproduce` or `make race` makes them anew"
 
 
 def problems(root: str | Path = provenance.REPOSITORY, *, computed: bool = True) -> Iterator[str]:
@@ -62,17 +64,17 @@ def records(folder: Path) -> Iterator[str]:
     for name, origin in origins.items():
         path = folder / "records" / f"{name}.csv"
         if not path.exists():
-            yield f"{folder.name}: the records of {name} are missing"
+            yield f"{folder.name}: the records of {name} are missing{_ANEW}"
             continue
         text = path.read_bytes()
         if hashlib.sha256(text).hexdigest() != origin.get("records_sha256"):
-            yield f"{folder.name}: the records of {name} are not those that its run made"
+            yield f"{folder.name}: the records of {name} are not those that its run made{_ANEW}"
         table = pd.read_csv(path)
         if table["round"].tolist() != list(range(origin["config"]["rounds"] + 1)):
-            yield f"{folder.name}: the records of {name} do not have each of its rounds once"
+            yield f"{folder.name}: the records of {name} do not have each of its rounds once{_ANEW}"
         for total, of_round in _CUMULATIVE.items():
             if not table[of_round].cumsum().equals(table[total]):
-                yield f"{folder.name}: {total} of {name} is not the sum of {of_round}"
+                yield f"{folder.name}: {total} of {name} is not the sum of {of_round}{_ANEW}"
     known = {folder / "records" / f"{name}.csv" for name in origins}
     for path in sorted((folder / "records").rglob("*-seed*.csv")):
         if path not in known:
@@ -132,7 +134,7 @@ def readme(root: Path) -> Iterator[str]:
     """Finds lines of README.md that template and results do not give."""
     try:
         expected = report.render(root).splitlines()
-    except (UsageError, FileNotFoundError, ValueError) as error:
+    except (UsageError, FileNotFoundError, ValueError, jinja2.UndefinedError) as error:
         yield f"README.md cannot be written from the results ({error})"
         return
     there = (root / "README.md").read_text(encoding="utf-8").splitlines()

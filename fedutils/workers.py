@@ -195,7 +195,8 @@ def _answers(remotes: Sequence[Remote], work, tasks: Sequence) -> Iterator[tuple
 
     def lose(remote: Remote, position: int, why: str) -> None:
         remote.lost = True
-        waiting.append(position)
+        if position not in done:
+            waiting.append(position)
         print(f"the worker {remote.address} {why}: the others take its clients", flush=True)
         if all(each.lost for each in remotes):
             _stop(remotes)
@@ -226,9 +227,11 @@ def _answers(remotes: Sequence[Remote], work, tasks: Sequence) -> Iterator[tuple
         if isinstance(answer, ConnectionError):
             if not remote.lost:
                 lose(remote, position, "cannot be reached any more")
+        elif position in done:
+            continue  # another one was faster
         elif isinstance(answer, Exception):
             raise answer
-        elif position not in done:
+        else:
             done.add(position)
             longest = max(longest, time.monotonic() - since)
             yield position, answer

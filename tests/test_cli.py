@@ -1,7 +1,7 @@
 import pytest
 from support import fedutils
 
-from fedutils import cli, notebooks, results, study
+from fedutils import cli, notebooks, race, results, study
 from fedutils.ledger import Direction
 
 
@@ -83,6 +83,9 @@ def test_help_is_quick_and_names_the_commands():
 
 def test_folder_of_runs_is_that_of_the_library():
     assert cli.STORE == results.DEFAULT_STORE
+    raced = {option.name: option.default for option in cli.main.commands["race"].params}
+    assert raced["out"] == results.DEFAULT_RACE
+    assert raced["rounds"] == race.PROTOCOL.rounds
 
 
 def test_check_tries_all_that_the_notebooks_need(no_process_left):

@@ -14,6 +14,7 @@ def test_every_recipe_has_a_look_of_its_own():
     names = list(recipes.RECIPES)
     found = looks.of(names)
     assert len({tuple(look.values()) for look in found.values()}) == len(names)
+    assert looks._UNKNOWN not in {look["color"] for look in found.values()}
     assert {name for name in names if standings.is_own(name)} == set(looks.OWN)
     # Wherever it is drawn, and beside whichever others.
     assert looks.of(["qsgd", "adaptive"])["adaptive"] == found["adaptive"]

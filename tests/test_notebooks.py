@@ -99,14 +99,15 @@ def test_parameters_are_checked():
         notebooks.resolve(["99_none"], "quick", {})
 
 
-def test_values_get_the_types_of_their_defaults():
+@pytest.mark.parametrize("learning_rate", ["1", "0.5", "1e-3"])
+def test_values_get_the_types_of_their_defaults(learning_rate):
     values = notebooks.resolve(
         ["01_baseline_fedavg"],
         "quick",
-        {"ROUNDS": "7", "client_learning_rate": "1", "DATASET": "emnist"},
+        {"ROUNDS": "7", "client_learning_rate": learning_rate, "DATASET": "emnist"},
     )["01_baseline_fedavg"]
     assert values["rounds"] == 7
-    assert values["client_learning_rate"] == 1.0
+    assert values["client_learning_rate"] == float(learning_rate)
     assert isinstance(values["client_learning_rate"], float)
     assert values["dataset"] == "emnist"
 
@@ -166,6 +167,8 @@ def test_up_to_date_is_what_was_executed_last(drawing):
         drawing(-1)
     assert [drawing(30), drawing(30)] == [True, False]
     (drawing.folder / "figures" / "01_drawn.png").write_text("touched")
+    assert drawing(30)
+    results.write_json(drawing.folder / "provenance.json", {"a-run": {}})  # whose records miss
     assert drawing(30)
 
 

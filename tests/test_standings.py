@@ -86,6 +86,8 @@ def test_the_lead_is_over_the_nearest_of_the_literature(raced):
     )
     name, found = standings.lead(folder, "synthetic", "adaptive")
     assert name == "eden1" and found.mean == pytest.approx(7)
+    name, found = standings.lead(folder, "synthetic", "eden1")  # not itself
+    assert name == "qsgd" and found.mean == pytest.approx(100 / 70)
 
 
 def test_the_page_marks_recipes_without_error_feedback_and_those_that_diverged(raced):
@@ -140,10 +142,12 @@ def test_a_notebook_shows_the_data_the_table_and_all_figures(raced):
 def test_the_ablation_has_what_was_raced_and_gaps_where_a_target_was_missed(raced):
     runs = {("adaptive", seed): (10, 20) for seed in (1, 2)}
     runs |= {("adaptive-fixed", 1): (20, 20), ("adaptive-fixed", 2): (40, 20)}
-    folder = raced({**runs, ("adaptive-frozen", 1): (30, NEVER)})
-    _, _, fixed, frozen = race_page.ablation(folder, "synthetic").splitlines()
+    runs |= {("adaptive-scheduled", 1): (30, NEVER), ("none", 1): (1000, 20)}
+    folder = raced({**runs, ("adaptive-frozen", 3): (30, 20)})
+    _, _, planned, fixed, frozen = race_page.ablation(folder, "synthetic").splitlines()
+    assert planned.endswith("|  |  |  | diverged |")
     assert fixed.startswith("| `adaptive-fixed` |") and fixed.count("3.00 (2.00 to 4.00)") == 4
-    assert frozen.startswith("| `adaptive-frozen` |") and frozen.endswith("|  |  |  | 3.00 |")
+    assert frozen.startswith("| `adaptive-frozen` |") and frozen.endswith("|  |  |  |  |")
 
 
 def test_what_was_not_raced_on_some_data_is_said(raced):
