@@ -141,9 +141,12 @@ def ablation(folder: str | Path, dataset: str, recipe: str = "adaptive") -> str:
 
     Returns:
         Markdown: a row a recipe that was raced, with how many times fewer bits the first one sends
-        (`standings.ratio`) to each target, and over all rounds.
+        (`standings.ratio`) to each target, and over all rounds; a sentence if there is none.
     """
-    found = standings.compute(folder)["recipes"]
+    try:
+        found = standings.compute(folder)["recipes"]
+    except UsageError:
+        found = []
     there = {row["name"]: row for row in found if row["dataset"] == dataset}
     measures = {f"times fewer bits to {100 * t:g} %": f"uplink_bits_{100 * t:g}" for t in TARGETS}
     measures["over all rounds"] = "bits_per_parameter"
@@ -154,6 +157,8 @@ def ablation(folder: str | Path, dataset: str, recipe: str = "adaptive") -> str:
             if _diverged(there[other]):
                 ratios[-1] = "diverged"
             rows.append([f"`{other}`", lacking, *ratios])
+    if not rows:
+        return f"`{recipe}` did not race against any of them on {dataset} in {folder}."
     return tables.markdown([f"`{recipe}` against", "which lacks", *measures], rows)
 
 

@@ -148,6 +148,8 @@ def test_the_ablation_has_what_was_raced_and_gaps_where_a_target_was_missed(race
     assert planned.endswith("|  |  |  | diverged |")
     assert fixed.startswith("| `adaptive-fixed` |") and fixed.count("3.00 (2.00 to 4.00)") == 4
     assert frozen.startswith("| `adaptive-frozen` |") and frozen.endswith("|  |  |  |  |")
+    for nothing in (folder, folder / "none"):
+        assert "did not race" in race_page.ablation(nothing, "mnist5k")
 
 
 def test_what_was_not_raced_on_some_data_is_said(raced):
