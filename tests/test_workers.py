@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -278,6 +279,44 @@ def test_a_defect_of_the_computation_is_no_loss_of_a_worker(two):
         assert not any(remote.lost for remote in context._remotes)
     finally:
         runtime.start()
+
+
+class Stub:
+    """Looks like a worker; `answer` gets the task."""
+
+    busy = lost = False
+
+    def __init__(self, address, answer):
+        self.address, self._answer = address, answer
+
+    def invoke(self, work, task):
+        return self._answer(task)
+
+
+@pytest.mark.parametrize("error", [ValueError, ConnectionError])
+def test_what_comes_too_late_ends_nothing(monkeypatch, error):
+    monkeypatch.setattr(workers, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "_PATIENCE", 0)
+    others_did_it, over, asked = threading.Event(), threading.Event(), []
+
+    def late(task):
+        others_did_it.wait(10)
+        raise error("too late")
+
+    def quick(task):
+        asked.append(task)
+        if task == 2:  # by now it has done what the late one was asked
+            others_did_it.set()
+            time.sleep(1)
+        return task
+
+    def stuck(task):
+        over.wait(10)
+
+    stubs = [Stub("late", late), Stub("quick", quick), Stub("stuck", stuck)]
+    assert dict(workers._answers(stubs, None, [0, 1, 2])) == {0: 0, 1: 1, 2: 2}
+    over.set()
+    assert asked == [1, 0, 2]
 
 
 def test_worker_is_reached_at_loopback_alone(two):
