@@ -118,6 +118,7 @@ def test_others_are_compared_at_equal_distortion_within_the_range():
     rows += points("default", True, [(1.0, 50), (0.01, 400)], rounding="random")
     rows += points("twice", False, [(0.01, 400)], rounding="random")
     rows += points("finer than any", False, [(1e-5, 400)])
+    rows += points("finer than those that round alike", False, [(0.002, 400)], rounding="random")
     compared = peers.compare(rows, 800)
     assert [row["codec"] for row in compared] == ["twice"]
     assert compared[0]["own_bits"] == pytest.approx(4)
