@@ -25,7 +25,7 @@ _LACKING = {
     "adaptive-scheduled": "feedback: steps planned as `adaptive` found them on another seed",
     "adaptive-fixed": "feedback and plan: one step in all rounds",
     "adaptive-fixed-fine": "the same, with a finer step",
-    "adaptive-frozen": "busy lines too: one step, and a larger pool of weights, all alike",
+    "adaptive-frozen": "busy rows and columns too: a larger pool of weights, all alike",
     "adaptive-frozen-fine": "the same, with a finer step",
 }
 
