@@ -11,7 +11,7 @@ from urllib.parse import quote
 import nbformat
 from nbformat import NotebookNode
 
-from fedutils import pages, provenance, results, tables
+from fedutils import completion, pages, provenance, results, tables
 from fedutils.errors import UsageError
 
 _SOURCES = provenance.REPOSITORY / "notebooks"
@@ -41,10 +41,11 @@ def build(
         for path in sorted(results_dir.glob("notebooks/*.ipynb"))
     }
     if not notebooks:
-        raise UsageError(
-            f"the results {results_dir.name!r} have no executed notebooks: make some with "
-            "`make reproduce`, and choose them by PROFILE=, the name of their folder"
-        )
+        name = results_dir.name
+        first = f"run `make reproduce PROFILE={name}` first"
+        if name not in completion.PROFILES:
+            first = "choose a folder of results whose notebooks were executed"
+        raise UsageError(f"the results {name!r} have no executed notebooks: {first}")
     runs = {
         "The notebooks": results.origins_of(results_dir),
         "The race": results.origins_of(race_dir),

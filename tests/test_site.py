@@ -208,9 +208,13 @@ def test_results_without_a_race_or_origins_have_a_site_too(tmp_path):
         assert (out / unquote(image["src"])).is_file()
 
 
-def test_without_executed_notebooks_it_says_what_to_do(tmp_path):
-    with pytest.raises(UsageError, match=r"run `make reproduce PROFILE=full` first"):
-        site.build(tmp_path / "full", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("folder", "advice"),
+    [("full", r"run `make reproduce PROFILE=full` first"), ("fast", "choose a folder of results")],
+)
+def test_without_executed_notebooks_it_says_what_to_do(tmp_path, folder, advice):
+    with pytest.raises(UsageError, match=advice):
+        site.build(tmp_path / folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
