@@ -66,17 +66,17 @@ def _is_named(recipe: str, direction: str) -> bool:
     return direction == "uplink" or recipe in (*looks.OWN, *_ALWAYS_NAMED)
 
 
-def _key(figure: Figure, recipes: Iterable[str]) -> None:
-    """Says below the panels what the colours of the literature mean."""
+def _key(figure: Figure, recipes: Iterable[str], lines: Sequence[plt.Line2D] = ()) -> None:
+    """Says below the panels what the colours of the literature mean, and some lines."""
     kinds = looks.kinds(recipes)
     handles = [
         plt.Line2D([], [], color=colour, linewidth=2, label=kind) for kind, colour in kinds.items()
     ]
     if handles:
         figure.legend(
-            handles=handles,
+            handles=[*lines, *handles],
             loc="outside lower center",
-            ncols=len(handles),
+            ncols=5,
             frameon=False,
             fontsize=9,
         )
@@ -296,9 +296,8 @@ def frontier(rows: Sequence[Mapping], references: Sequence[Mapping] = ()) -> Fig
         _error_axis(axes, low, best + 0.15 * (1 - best))
         _label_above(axes, points, look_of, notes)
     panels[0].set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
-    if references:
-        panels[1].legend(loc="center left", frameon=False, fontsize=9)
-    _key(figure, [row["name"] for row in rows])
+    lines = panels[0].get_legend_handles_labels()[0]
+    _key(figure, [row["name"] for row in rows], lines if references else [])
     return figure
 
 
