@@ -223,7 +223,7 @@ def test_command(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'site' / 'index.html'}\n" and result.stderr == ""
     result = fedutils("html", "--profile", "none")
-    assert result.returncode != 0 and "make reproduce" in result.stderr
+    assert result.returncode != 0 and "choose a folder of results" in result.stderr
     assert "Traceback" not in result.stderr
 
 
