@@ -87,6 +87,21 @@ def lean(
     return _mean(lambda layout: pooled(layout, step, size), seed, controller)
 
 
+def within_budget(
+    seed: int, budget: float = 1500.0, doubling: float = 60.0, step: float = 0.7, size: int = 4096
+) -> tff.aggregators.WeightedAggregationFactory:
+    """`lean` with steps that spend a budget of bits, which grows.
+
+    Args:
+      seed: of the randomness.
+      budget: of a client's whole string in the first round, in bits.
+      doubling: rounds in which the budget doubles.
+      step: of the first round; see `pooled`.
+      size: of the pool.
+    """
+    return lean(seed, controllers.TargetRate(budget, doubling=doubling), step, size)
+
+
 def following_loss(seed: int, step: float) -> tff.aggregators.WeightedAggregationFactory:
     """The weighted mean of updates coded with `codec`, the step after the training loss.
 

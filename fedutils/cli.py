@@ -78,7 +78,8 @@ _RECIPE = click.option(
     "--recipe",
     default="none",
     show_default=True,
-    help="How communication is compressed: a name that `fedutils list` tells.",
+    help="How communication is compressed: a name that `fedutils list` tells, or with parameters, "
+    "top-k@fraction=0.001.",
     shell_complete=completion.one_of(completion.RECIPES),
 )
 
@@ -337,13 +338,15 @@ def inspect(path, codec, model, classes) -> None:
 
 @main.command("list")
 def list_recipes() -> None:
-    """Print the recipes: name, paper, what each does."""
+    """Print the recipes: name, paper, what each does, and the parameters that a name may set."""
     from fedutils import recipes
 
     width = max(map(len, recipes.RECIPES))
     for recipe in recipes.RECIPES.values():
         paper = "" if recipe.paper == "-" else f"{recipe.paper}. "
-        click.echo(f"{recipe.name:<{width}}  {paper}{recipe.sentence}")
+        settings = recipes.written(recipe.parameters)
+        tunable = f" [@{settings}]" if settings else ""
+        click.echo(f"{recipe.name:<{width}}  {paper}{recipe.sentence}{tunable}")
 
 
 @main.command()

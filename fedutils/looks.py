@@ -102,21 +102,24 @@ def _use_own_fonts() -> None:
 def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
     """Returns colour and marker of each recipe, the same in every figure.
 
-    Recipes that this package does not have are brown and differ in their markers.
+    One with other parameters has the colour of the one with its own, and another marker. Recipes
+    that this package does not have are brown and differ in their markers.
     """
     known = dict(_PROJECT) | {
         name: (colour, marker)
         for colour, names in _LITERATURE.items()
         for name, marker in zip(names, _MARKERS[: len(names)], strict=True)
     }
-    others = (name for name in recipes if name not in known)
-    known |= {name: (_UNKNOWN, _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(others)}
+    others = [name for name in recipes if name not in known]
+    for i, name in enumerate(others):
+        colour, _ = known.get(name.partition("@")[0], (_UNKNOWN, ""))
+        known[name] = (colour, _MARKERS[i % len(_MARKERS)])
     return {name: dict(zip(("color", "marker"), known[name], strict=True)) for name in recipes}
 
 
 def kinds(recipes: Iterable[str]) -> dict[str, str]:
     """Returns the colours of the kinds of compression in the literature that recipes are of."""
-    recipes = set(recipes)
+    recipes = {name.partition("@")[0] for name in recipes}
     return {kind: colour for colour, kind in _KINDS.items() if recipes & set(_LITERATURE[colour])}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -261,7 +261,6 @@ def _markdown(found: dict) -> str:
         if about := _about_times(found, dataset):
             picture = f"![Time to {percent} % on four links](figures/{dataset}_time.png)"
             lines += [line for part in (picture, *about) for line in ("", part)]
-    raced = {row["name"] for row in found["recipes"]}
     lines += ["", "## The recipes", ""]
     lines += [
         "Clients of a round are new each time and keep nothing, so recipes whose papers have error "
@@ -277,9 +276,17 @@ def _markdown(found: dict) -> str:
         "rounds as QSGD does with some nine levels, and is `mitchell` with a step 75 times as "
         "coarse and another coder.",
         "",
-        tables.recipes([it for it in recipes.RECIPES.values() if it.name in raced]),
+        tables.recipes(_recipes(row["name"] for row in found["recipes"])),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _recipes(names: Iterable[str]) -> list[recipes.Recipe]:
+    """Those of some recipes that are known, in the package's order, others of a kind behind it."""
+    names, found = set(names), []
+    for base in recipes.RECIPES:
+        found += [recipes.get(name) for name in sorted(names) if name.partition("@")[0] == base]
+    return found
 
 
 def _link(link: links.Link) -> str:
@@ -318,7 +325,7 @@ def _diverged(row: dict) -> bool:
 
 
 def _mark(recipe: str) -> str:
-    known = recipes.RECIPES.get(recipe)
+    known = recipes.RECIPES.get(recipe.partition("@")[0])
     return "†" if known and "without error feedback" in known.paper else ""
 
 

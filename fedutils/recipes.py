@@ -1,9 +1,15 @@
-"""Recipes: named ways to compress communication, as the command line and notebooks know them."""
+"""Recipes: named ways to compress communication, as the command line and notebooks know them.
+
+A name may set a recipe's parameters: `top-k@fraction=0.001`, `adaptive-frozen@size=4096+step=0.5`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -19,7 +25,7 @@ from fedutils import (
 from fedutils.codecs import recipes as codec_recipes
 from fedutils.codecs.base import Codec
 from fedutils.codecs.lowrank import low_rank_change
-from fedutils.controllers import Schedule, TargetRate
+from fedutils.controllers import Schedule
 from fedutils.errors import UsageError
 
 Distributor = Callable[
@@ -37,8 +43,8 @@ class Recipe:
         name: How it is called on the command line and in notebooks.
         paper: Where it comes from.
         sentence: What it does.
-        aggregator: Builds, from the seed of the compression's randomness, the factory that
-            aggregates the clients' updates.
+        aggregator: Builds, from the seed of the compression's randomness and the recipe's
+            parameters (keywords), the factory that aggregates the clients' updates.
         code: Text that decides what it does, if it is not part of this package.
         distributor: Builds what gives clients the model; None broadcasts it whole.
     """
@@ -46,17 +52,26 @@ class Recipe:
     name: str
     paper: str
     sentence: str
-    aggregator: Callable[[int], tff.aggregators.WeightedAggregationFactory]
+    aggregator: Callable[..., tff.aggregators.WeightedAggregationFactory]
     code: str = ""
     distributor: Distributor | None = None
+
+    @property
+    def parameters(self) -> dict[str, bool | int | float | None]:
+        """What a name may set (see `get`), with the values that hold if it does not."""
+        keywords = inspect.signature(self.aggregator).parameters.values()
+        known = (bool, int, float, type(None))
+        return {it.name: it.default for it in keywords if isinstance(it.default, known)}
 
 
 def from_codec(recipe: codec_recipes.Recipe) -> Recipe:
     """Makes a recipe of a codec's: the weighted mean of decoded updates, nothing clipped."""
 
-    def aggregator(seed: int) -> tff.aggregators.WeightedAggregationFactory:
+    @functools.wraps(recipe.build)  # whose parameters it has
+    def aggregator(seed: int, **parameters) -> tff.aggregators.WeightedAggregationFactory:
+        build = functools.partial(recipe.build, **parameters)
         return aggregators.compressed_aggregator(
-            aggregators.Compression(recipe.build, seed), zeroing=False, clipping=False
+            aggregators.Compression(build, seed), zeroing=False, clipping=False
         )
 
     return Recipe(recipe.name, recipe.paper, recipe.sentence, aggregator)
@@ -98,6 +113,7 @@ _BOTH_WAYS = (
     dataclasses.replace(
         from_codec(codec_recipes.RECIPES["rotated"]),
         name="caldas",
+        aggregator=lambda seed: from_codec(codec_recipes.RECIPES["rotated"]).aggregator(seed),
         paper="Caldas et al. 2018, arXiv:1812.07210, its lossy compression alone",
         sentence="`rotated` in both directions; what is broadcast is the model's change.",
         distributor=rotated_broadcast,
@@ -109,49 +125,49 @@ _ADAPTIVE = (
         "adaptive",
         "this project",
         "Chooses from a pool that server and clients draw alike; a budget of bits that grows.",
-        lambda seed: adaptive.lean(seed, TargetRate(1500, doubling=60)),
+        adaptive.within_budget,
     ),
     Recipe(
         "adaptive-fine",
         "this project",
         "`adaptive` with twice the bits, and a pool twice as large.",
-        lambda seed: adaptive.lean(seed, TargetRate(3000, doubling=60), size=8192),
+        functools.partial(adaptive.within_budget, budget=3000.0, size=8192),
     ),
     Recipe(
         "adaptive-scheduled",
         "this project",
         "`adaptive` with planned steps, those that it had found by writer on another seed.",
-        lambda seed: adaptive.lean(seed, Schedule(0.115, rounds=149), step=4.0),
+        functools.partial(adaptive.lean, steps=Schedule(0.115, rounds=149), step=4.0),
     ),
     Recipe(
         "adaptive-fixed",
         "this project",
         "`adaptive` with one step in all rounds, to compare.",
-        lambda seed: adaptive.lean(seed, step=0.5),
+        functools.partial(adaptive.lean, step=0.5),
     ),
     Recipe(
         "adaptive-fixed-fine",
         "this project",
         "`adaptive-fixed` with a finer step.",
-        lambda seed: adaptive.lean(seed, step=0.3),
+        functools.partial(adaptive.lean, step=0.3),
     ),
     Recipe(
         "adaptive-frozen",
         "this project",
         "`adaptive` with one step, and a pool of 65,536 weights, all alike in all rounds.",
-        lambda seed: adaptive.lean(seed, step=0.35, size=65536, learns_lines=False),
+        functools.partial(adaptive.lean, step=0.35, size=65536, learns_lines=False),
     ),
     Recipe(
         "adaptive-frozen-fine",
         "this project",
         "`adaptive-frozen` with a finer step.",
-        lambda seed: adaptive.lean(seed, step=0.25, size=65536, learns_lines=False),
+        functools.partial(adaptive.lean, step=0.25, size=65536, learns_lines=False),
     ),
     Recipe(
         "two-way",
         "this project",
         "Fine sparse updates, their step after the loss; the model's change broadcast at low rank.",
-        lambda seed: adaptive.following_loss(seed, step=0.1),
+        functools.partial(adaptive.following_loss, step=0.1),
         distributor=low_rank_broadcast,
     ),
     Recipe(
@@ -167,6 +183,8 @@ _ADAPTIVE = (
         adaptive.dadaquant,
     ),
 )
+
+_MOST = {"bits": 16, "depth": 100, "fraction": 1, "sparsity": 1.99}  # of parameters
 
 RECIPES = {recipe.name: recipe for recipe in (*_UNCODED, *_CODECS, *_BOTH_WAYS, *_ADAPTIVE)}
 
@@ -194,9 +212,11 @@ def add(codec: Codec, name: str, paper: str = "your own", sentence: str = "") ->
         trained anew; see `definitions`.
 
     Raises:
-        UsageError: If a recipe of this package has that name, or if the codec uses something that
-            another process cannot know.
+        UsageError: If a recipe of this package has that name, if it has an @, which sets
+            parameters, or if the codec uses something that another process cannot know.
     """
+    if "@" in name:
+        raise UsageError(f"a recipe's name has no @, as {name!r} has: choose another name")
     if name in RECIPES and not RECIPES[name].code:
         raise UsageError(f"{name!r} is a recipe of this package: choose another name")
     recipe = from_codec(codec_recipes.Recipe(name, paper, sentence, lambda layout: codec))
@@ -208,9 +228,60 @@ def add(codec: Codec, name: str, paper: str = "your own", sentence: str = "") ->
 def get(name: str) -> Recipe:
     """Returns the recipe of a name.
 
+    Args:
+        name: Of a recipe; with `@parameter=value`, and more of these behind `+`, the recipe with
+            other values of its `parameters`, all of them positive.
+
+    Returns:
+        The recipe. Its name has the values in one spelling, and those alone that differ from the
+        recipe's own.
+
     Raises:
-        UsageError: If there is none; the message names those that exist.
+        UsageError: If there is none, or if it cannot have such parameters; the message names
+            those that exist.
     """
-    if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
+    base, at, settings = name.partition("@")
+    if base not in RECIPES:
+        raise UsageError(f"unknown recipe {base!r}: choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[base]
+    own = recipe.parameters
+    values = dict(_setting(recipe.name, own, text) for text in settings.split("+")) if at else {}
+    values = {key: value for key, value in sorted(values.items()) if value != own[key]}
+    if not values:
+        return recipe
+    return dataclasses.replace(
+        recipe,
+        name=f"{base}@{written(values)}",
+        sentence=f"`{base}` with {written(values)}.",
+        aggregator=functools.partial(recipe.aggregator, **values),
+    )
+
+
+def _setting(recipe: str, own: dict, text: str) -> tuple[str, bool | int | float]:
+    key, equals, value = text.partition("=")
+    if not equals or key not in own:
+        known = ", ".join(f"{recipe}@{key}=…" for key in own) or "no parameters"
+        raise UsageError(f"the recipe {recipe!r} cannot have {text!r}; what it can have: {known}")
+    kind = float if own[key] is None else type(own[key])
+    most = _MOST.get(key, sys.float_info.max)
+    try:
+        number = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        fits = kind is bool or 0 < number <= most
+    except (KeyError, ValueError):
+        fits = False
+    if not fits:
+        expected = {bool: "true or false", int: "a whole number above 0", float: "a number above 0"}
+        limit = f", {most:g} at most" if key in _MOST else ""
+        raise UsageError(f"{key} of {recipe!r} must be {expected[kind]}{limit}, not {value!r}")
+    return key, number
+
+
+def written(parameters: Mapping[str, bool | int | float | None]) -> str:
+    """Writes a recipe's parameters as a name has them: `size=4096+step=0.5`."""
+
+    def text(value: bool | int | float | None) -> str:
+        if value is None or isinstance(value, bool):
+            return str(value).lower()
+        return f"{value:.12g}".replace("e+", "e")
+
+    return "+".join(f"{key}={text(value)}" for key, value in parameters.items())

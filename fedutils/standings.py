@@ -38,7 +38,10 @@ DEFINITIONS = {
 
 def is_own(recipe: str) -> bool:
     """Tells whether a recipe is this project's; one that is no longer known is not."""
-    return recipe in recipes.RECIPES and recipes.RECIPES[recipe].paper == "this project"
+    try:
+        return recipes.get(recipe).paper == "this project"
+    except UsageError:
+        return False
 
 
 def protocol_of(config: dict) -> dict[str, object]:

@@ -35,7 +35,8 @@ class RunConfig:
     """What decides a run. The defaults are the study's, but for the data set.
 
     Attributes:
-        recipe: Name of the recipe (`recipes.RECIPES`) that compresses the communication.
+        recipe: Name of the recipe that compresses the communication, which may set parameters of
+            it; see `recipes.get`.
         data: The federated data set.
         rounds: Number of rounds.
         clients_per_round: Size of the cohort, drawn anew each round without replacement.
@@ -62,7 +63,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError on values that no run can have."""
-        recipes.get(self.recipe)
+        object.__setattr__(self, "recipe", recipes.get(self.recipe).name)  # one spelling, one run
         models.get(self.model)
         for name in ("rounds", "clients_per_round", "batch_size", "epochs", "eval_every"):
             _require(self, name, lambda x: isinstance(x, int) and x > 0, "a positive integer")
