@@ -88,7 +88,12 @@ def lean(
 
 
 def within_budget(
-    seed: int, budget: float = 1500.0, doubling: float = 60.0, step: float = 0.7, size: int = 4096
+    seed: int,
+    budget: float = 1500.0,
+    doubling: float = 60.0,
+    step: float = 0.7,
+    size: int = 4096,
+    learns_lines: bool = True,
 ) -> tff.aggregators.WeightedAggregationFactory:
     """`lean` with steps that spend a budget of bits, which grows.
 
@@ -98,8 +103,10 @@ def within_budget(
       doubling: rounds in which the budget doubles.
       step: of the first round; see `pooled`.
       size: of the pool.
+      learns_lines: see `lean`.
     """
-    return lean(seed, controllers.TargetRate(budget, doubling=doubling), step, size)
+    steps = controllers.TargetRate(budget, doubling=doubling)
+    return lean(seed, steps, step, size, learns_lines=learns_lines)
 
 
 def following_loss(seed: int, step: float) -> tff.aggregators.WeightedAggregationFactory:
