@@ -128,21 +128,20 @@ def _lines(layout: Layout, prior: float) -> controllers.Controller:
     return controllers.LineActivity(tuple(map(tuple, layout)), prior=prior)
 
 
-def adaquantfl(seed: int, step: float = 1 / 2) -> tff.aggregators.WeightedAggregationFactory:
+def adaquantfl(seed: int, levels: float = 2.0) -> tff.aggregators.WeightedAggregationFactory:
     """QSGD with a number of levels that follows the training loss (AdaQuantFL).
 
     The number of levels is real, the loss that of the cohort while it trains, and the coder near
     the symbols' entropy; the paper has whole levels, the loss of all clients, and fixed widths.
 
-    step: of the first round, in norms of the client's update; one over the number of levels, of
-      which the paper has two.
+    levels: of the first round, from 0 to the norm of the client's update.
     """
-    qsgd = chain(Norm(), Step(step), Stochastic(), Ans())
+    qsgd = chain(Norm(), Step(1 / levels), Stochastic(), Ans())
     return _mean(qsgd, seed, controllers.AdaQuantFL())
 
 
 def dadaquant(
-    seed: int, step: float = 1.0, patience: int = 15
+    seed: int, levels: float = 1.0, patience: int = 15
 ) -> tff.aggregators.WeightedAggregationFactory:
     """QSGD with levels that double as the loss stalls, more for heavier clients (DAdaQuant).
 
@@ -150,17 +149,17 @@ def dadaquant(
     and the coder is near the symbols' entropy; the paper evaluates the loss before training,
     knows the cohort's weights beforehand, and has Elias codes of zero runs and levels.
 
-    step: of the first round, in norms of the client's update; one over the number of levels.
+    levels: of the first round, from 0 to the norm of the client's update.
     patience: in rounds; the paper's phi, a tenth of all.
     """
     controller = controllers.Together(controllers.DAdaQuant(patience), controllers.MeanWeight())
-    return _mean(client_adaptive_qsgd(step), seed, controller)
+    return _mean(client_adaptive_qsgd(1 / levels), seed, controller)
 
 
 def client_adaptive_qsgd(step: float) -> Codec:
     """QSGD with more levels for heavier clients: the codec of `dadaquant`.
 
-    step: of the first round, for a client of mean weight; see `dadaquant`.
+    step: of the first round, for a client of mean weight, in norms of the client's update.
     """
     return chain(Norm(), ClientStep(step), Stochastic(), Ans())
 

@@ -119,7 +119,9 @@ def measures(
         round of the crossing and the bits of all clients until then, that round's included.
         `final_accuracy`, and `mean_accuracy_after_50` if 50 is `settled`. Of the whole run, bits
         a parameter, client and round: `bits_per_parameter` (all that clients send),
-        `payload_bits_per_parameter` (strings alone) and `downlink_bits_per_parameter`.
+        `payload_bits_per_parameter` (strings alone) and `downlink_bits_per_parameter`. Of what
+        goes down, `announcement_bits`: what the server tells each client of a round of earlier
+        ones for its codec, mean over rounds; 0 if its codec needs nothing.
     """
     uplink, downlink = run["cumulative_aggregated_bits"], run["cumulative_broadcast_bits"]
     if "payload_bits_sum" in run:
@@ -143,6 +145,8 @@ def measures(
     found["bits_per_parameter"] = uplink.iloc[-1] / sent
     found["payload_bits_per_parameter"] = payload.iloc[-1] / sent
     found["downlink_bits_per_parameter"] = downlink.iloc[-1] / sent
+    announced = run["announcement_bits"].mean() if "announcement_bits" in run else 0.0
+    found["announcement_bits"] = announced
     return found
 
 

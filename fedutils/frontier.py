@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -14,56 +14,121 @@ from matplotlib.figure import Figure
 from fedutils import looks
 from fedutils.units import format_factor
 
+_ACCURACY = "Test accuracy (axis logarithmic in the error)"
 _DIRECTIONS = {"uplink": "Uplink", "total": "Both directions"}
-# Beside this project's, where markers are too many to name: what is compared with, and what stands
-# apart in both directions.
-_ALWAYS_NAMED = ("none", "tff-compression", "caldas")
-_GREY = {"color": "0.8"}
+_COMPRESSED = 0.9  # of the greatest broadcast: what is below has a compressed one
+_BACKGROUND = {"color": "0.87", "linewidth": 0.8, "zorder": 0}
 
 
-def curves(records: pd.DataFrame, name_all: bool = False) -> Figure:
+def curves(records: pd.DataFrame) -> Figure:
     """Draws test accuracy against the bits so far, of the uplink and of both directions.
 
     Lines are means over seeds, bands reach from the least to the greatest. The vertical axis is
     logarithmic in the error, so that the last points of accuracy, which cost most, have room.
 
     Args:
-        records: Tidy records (`results.tidy`) of one data set.
-        name_all: Whether the right panel, where lines are close, names more than this project's
-            recipes and what they are compared with; if not, the others are grey there.
+        records: Tidy records (`standings.records`) of one data set.
     """
-    shown = records.dropna(subset=["test_accuracy"])
-    shown = shown[shown["round"] > 0].rename(columns={"cumulative_aggregated_bits": "uplink"})
-    shown["total"] = shown["uplink"] + shown["cumulative_broadcast_bits"]
+    shown, floor, top = _shown(records)
     figure, panels = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained", sharey=True)
-    best = shown.groupby(["recipe", "round"])["test_accuracy"].mean().max()
-    floor = 0.85 if best > 0.9 else 0.0
-    for axes, (column, title) in zip(panels, _DIRECTIONS.items(), strict=True):
-        ends, look_of = {}, looks.of(list(dict.fromkeys(shown["recipe"])))
-        for recipe, look in look_of.items():
-            seeds = shown[shown["recipe"] == recipe].groupby("round")
-            named = name_all or _is_named(recipe, column)
-            end = _line(axes, recipe, seeds, column, look if named else look | _GREY, floor)
-            if named:
-                ends[recipe] = end
-        looks.bits_axis(axes)
-        _error_axis(axes, floor, min(best + 0.2 * (1 - best), 0.9999))
-        _label_above(axes, {name: end for name, end in ends.items() if end}, look_of)
-        axes.set_xlabel("Bits so far, all clients")
-        axes.text(0.02, 0.98, title, transform=axes.transAxes, fontweight="bold", va="top")
-        if below := [name for name, end in ends.items() if not end]:
-            text = f"Always below {100 * floor:g} %: {', '.join(below)}"
-            spot = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
-            ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
-            axes.text(0.98, 0.015, text, fontsize=8.5, color="0.2", zorder=6, bbox=ground, **spot)
-    panels[0].set_ylabel("Test accuracy (axis logarithmic in the error)")
+    look_of = looks.of(list(dict.fromkeys(shown["recipe"])))
+    _panel(panels[0], "Uplink", shown, look_of, "uplink", floor, top)
+    _both_directions(panels[1], shown, look_of, floor, top)
+    panels[0].set_ylabel(_ACCURACY)
     _key(figure, shown["recipe"])
     return figure
 
 
-def _is_named(recipe: str, direction: str) -> bool:
-    """Whether a panel of many recipes names one, and draws it in its colour."""
-    return direction == "uplink" or recipe in (*looks.OWN, *_ALWAYS_NAMED)
+def families(records: pd.DataFrame) -> Figure:
+    """Draws `curves` of many recipes: a panel of the uplink for each kind of compression.
+
+    Recipes of other panels are grey there. The last panel has both directions.
+
+    Args:
+        records: Tidy records (`standings.records`) of one data set.
+    """
+    shown, floor, top = _shown(records)
+    look_of = looks.of(list(dict.fromkeys(shown["recipe"])))
+    kinds: dict[str, list[str]] = {}
+    for name in sorted(look_of, key=looks.kind, reverse=True):  # this project's first
+        kinds.setdefault(looks.kind(name).removeprefix("adaptive "), []).append(name)
+    compared = kinds.pop(looks.kind("none"), [])
+    count = -(-(len(kinds) + 1) // 2)
+    figure, panels = plt.subplots(
+        count, 2, figsize=(11, 4.1 * count), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (kind, names) in zip(panels.flat, kinds.items(), strict=False):
+        for name, of_recipe in shown.groupby("recipe"):
+            if name not in (*names, *compared):
+                means = of_recipe.groupby("round")[["uplink", "test_accuracy"]].mean()
+                axes.plot(means["uplink"], means["test_accuracy"], **_BACKGROUND)
+        some = shown[shown["recipe"].isin([*names, *compared])]
+        _panel(axes, kind[0].upper() + kind[1:], some, look_of, "uplink", floor, top)
+    _both_directions(panels.flat[len(kinds)], shown, look_of, floor, top)
+    for axes in panels.flat[len(kinds) + 1 :]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(_ACCURACY)
+    return figure
+
+
+def _panel(
+    axes: Axes,
+    title: str,
+    shown: pd.DataFrame,
+    look_of: Mapping[str, Mapping[str, str]],
+    column: str,
+    floor: float,
+    top: float,
+    unnamed: Collection[str] = (),
+) -> None:
+    """Draws recipes, and names them but for some."""
+    ends = {
+        name: _line(axes, name, of_recipe.groupby("round"), column, look_of[name], floor)
+        for name, of_recipe in shown.groupby("recipe", sort=False)
+    }
+    looks.bits_axis(axes)
+    _error_axis(axes, floor, top)
+    axes.text(0.02, 0.98, title, transform=axes.transAxes, fontweight="bold", va="top")
+    axes.set_xlabel(f"Bits so far, {_DIRECTIONS[column].lower()}, all clients")
+    named = {name: end for name, end in ends.items() if name not in unnamed}
+    _label_above(axes, {name: end for name, end in named.items() if end}, look_of)
+    if below := [name for name, end in named.items() if not end]:
+        text = f"Always below {100 * floor:g} %: {', '.join(below)}"
+        spot = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
+        ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+        axes.text(0.98, 0.015, text, fontsize=8.5, color="0.2", zorder=6, bbox=ground, **spot)
+
+
+def _both_directions(
+    axes: Axes, shown: pd.DataFrame, look_of: Mapping, floor: float, top: float
+) -> None:
+    """Draws the panel in which what compresses the uplink alone is close together, and unnamed."""
+    broadcast = shown.groupby("recipe")["cumulative_broadcast_bits"].max()
+    alone = set(broadcast.index[broadcast > _COMPRESSED * broadcast.max()]) - {"none"}
+    _panel(axes, "Both directions", shown, look_of, "total", floor, top, alone)
+    begin = shown[shown["recipe"].isin(alone) & (shown["test_accuracy"] >= floor)]["total"].min()
+    if alone and begin == begin:
+        axes.annotate(
+            "uplink\nalone\ncompressed",
+            (begin, 0.03),
+            xycoords=("data", "axes fraction"),
+            xytext=(-7, 0),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=8.5,
+            color="0.2",
+        )
+
+
+def _shown(records: pd.DataFrame) -> tuple[pd.DataFrame, float, float]:
+    """Evaluated rounds with the bits of both panels, and the axis of accuracy's ends."""
+    shown = records.dropna(subset=["test_accuracy"])
+    shown = shown[shown["round"] > 0].rename(columns={"cumulative_aggregated_bits": "uplink"})
+    shown["total"] = shown["uplink"] + shown["cumulative_broadcast_bits"]
+    best = shown.groupby(["recipe", "round"])["test_accuracy"].mean().max()
+    return shown, 0.85 if best > 0.9 else 0.0, min(best + 0.2 * (1 - best), 0.9999)
 
 
 def _key(figure: Figure, recipes: Iterable[str], lines: Sequence[plt.Line2D] = ()) -> None:
@@ -178,7 +243,7 @@ def _label_above(
 
 
 def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
-    """Draws what each recipe sent until it reached each target, fewest uplink bits first.
+    """Draws what each recipe sent until it reached each target, who saves most of the uplink first.
 
     Args:
         rows: Rows of the race's table, and of its references, of one data set
@@ -186,7 +251,8 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
         targets: Accuracies, as fractions, in rising order; the last one has a bar.
     """
     last = f"{100 * targets[-1]:g}"
-    rows = sorted(rows, key=lambda row: row[f"uplink_bits_{last}"] or np.inf)[::-1]
+    # By what is saved with the same seeds, as bits depend on which seeds there are.
+    rows = sorted(rows, key=lambda row: row[f"uplink_ratio_{last}"] or 0)
     look_of = looks.of([row["name"] for row in rows])
     figure, panels = plt.subplots(
         1, 2, figsize=(11, 1.4 + 0.27 * len(rows)), layout="constrained", sharey=True
@@ -241,7 +307,7 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
 
 
 def frontier(rows: Sequence[Mapping], references: Sequence[Mapping] = ()) -> Figure:
-    """Draws the accuracy at the end against bits per parameter, up and down together and alone.
+    """Draws the accuracy at the end against the uplink's bits per parameter.
 
     Recipes without all the reference's seeds are hollow, and a dotted line has the reference with
     theirs.
@@ -250,53 +316,43 @@ def frontier(rows: Sequence[Mapping], references: Sequence[Mapping] = ()) -> Fig
         rows: Rows of the race's table of one data set (`standings.compute`).
         references: Its references, with fewer seeds.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(figsize=(11, 5.6), layout="constrained")
     best = max(row["final_accuracy"] for row in rows)
     # Recipes far below the others are drawn at the lower end, with their accuracy beside them.
     near = [a for row in rows if (a := row["final_accuracy"]) >= 1 - 2.5 * (1 - best)]
     low = min(near) - 0.1 * (1 - min(near))
     look_of = looks.of([row["name"] for row in rows])
-    for axes, (kind, title) in zip(panels, _DIRECTIONS.items(), strict=True):
-        points, notes = {}, {}
-        for row in rows:
-            rate = row["bits_per_parameter"]
-            if kind == "total":
-                rate += row["downlink_bits_per_parameter"]
-            height = max(row["final_accuracy"], low)
-            below = row["final_accuracy"] < low
-            look = look_of[row["name"]] | ({"marker": 7} if below else {})
-            if not _is_named(row["name"], kind):
-                look |= _GREY
-            axes.plot(
-                rate,
-                height,
-                linestyle="",
-                markersize=10 if row["name"] in looks.OWN else 7,
-                clip_on=False,
-                **look | ({} if row["label"] == row["name"] else {"markerfacecolor": "white"}),
-            )
-            if below:
-                notes[row["name"]] = f" ({100 * row['final_accuracy']:.1f} %)"
-            if _is_named(row["name"], kind):
-                points[row["name"]] = (rate, height)
-        for row in [*(row for row in rows if row["name"] == "none"), *references]:
-            whole = row["label"] == row["name"]
-            axes.axhline(
-                row["final_accuracy"],
-                color="0.4",
-                linewidth=1,
-                linestyle="--" if whole else ":",
-                label=row["label"] + ("" if whole else ", for hollow markers"),
-                zorder=0,
-            )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axes.set_xlabel("Bits per parameter, client and round")
-        axes.text(0.02, 0.1, title, transform=axes.transAxes, fontweight="bold")
-        _error_axis(axes, low, best + 0.15 * (1 - best))
-        _label_above(axes, points, look_of, notes)
-    panels[0].set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
-    lines = panels[0].get_legend_handles_labels()[0]
+    points, notes = {}, {}
+    for row in rows:
+        points[row["name"]] = row["bits_per_parameter"], max(row["final_accuracy"], low)
+        below = row["final_accuracy"] < low
+        look = look_of[row["name"]] | ({"marker": 7} if below else {})
+        axes.plot(
+            *points[row["name"]],
+            linestyle="",
+            markersize=10 if row["name"] in looks.OWN else 7,
+            clip_on=False,
+            **look | ({} if row["label"] == row["name"] else {"markerfacecolor": "white"}),
+        )
+        if below:
+            notes[row["name"]] = f" ({100 * row['final_accuracy']:.1f} %)"
+    for row in [*(row for row in rows if row["name"] == "none"), *references]:
+        whole = row["label"] == row["name"]
+        axes.axhline(
+            row["final_accuracy"],
+            color="0.4",
+            linewidth=1,
+            linestyle="--" if whole else ":",
+            label=row["label"] + ("" if whole else ", for hollow markers"),
+            zorder=0,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.set_xlabel("Uplink bits per parameter, client and round")
+    axes.set_ylabel("Test accuracy at the end (axis logarithmic in the error)")
+    _error_axis(axes, low, best + 0.15 * (1 - best))
+    _label_above(axes, points, look_of, notes)
+    lines = axes.get_legend_handles_labels()[0]
     _key(figure, [row["name"] for row in rows], lines if references else [])
     return figure
 

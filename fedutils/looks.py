@@ -123,6 +123,17 @@ def kinds(recipes: Iterable[str]) -> dict[str, str]:
     return {kind: colour for colour, kind in _KINDS.items() if recipes & set(_LITERATURE[colour])}
 
 
+def kind(recipe: str) -> str:
+    """Returns what kind of compression a recipe is, as figures call it."""
+    base = recipe.partition("@")[0]
+    if base in _PROJECT:
+        return "this project's"
+    for colour, names in _LITERATURE.items():
+        if base in names:
+            return _KINDS.get(colour, "uncompressed")
+    return "others"
+
+
 def bits_text(bits: float, digits: int = 6) -> str:
     """Writes a number of bits as all figures do, with a binary prefix: `50.76 Mibit`.
 

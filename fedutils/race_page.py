@@ -14,18 +14,20 @@ from fedutils.errors import UsageError
 from fedutils.standings import HELD, REFERENCE, SETTLED, TARGETS
 from fedutils.units import format_bits, format_factor
 
-# Of the race's main figure, at a size at which lines can be told apart.
+# Of the race's main figure, beside the nearest of the literature: as many as can be told apart.
 HEADLINE = (
-    *("none", "tff-compression", "caldas", "eden1", "mitchell", "eden-sparse", "adaquantfl"),
-    *("qsgd-coarse", "default", "two-way", "adaptive-fine", "adaptive"),
+    *("none", "tff-compression", "caldas", "eden1", "mitchell"),
+    *("default", "two-way", "adaptive-fine", "adaptive"),
 )
+_NEAREST = 3
 
 # What recipes lack that `adaptive` has.
 _LACKING = {
-    "adaptive-scheduled": "feedback: steps planned as `adaptive` found them on another seed",
-    "adaptive-fixed": "feedback and plan: one step in all rounds",
+    "adaptive-scheduled": "feedback: steps planned, near those found on another seed",
+    "adaptive@learns_lines=false+size=65536": "busy rows and columns: a larger pool, all alike",
+    "adaptive-fixed": "feedback and growing budget: one step in all rounds",
     "adaptive-fixed-fine": "the same, with a finer step",
-    "adaptive-frozen": "busy rows and columns too: a larger pool of weights, all alike",
+    "adaptive-frozen": "all three",
     "adaptive-frozen-fine": "the same, with a finer step",
 }
 
@@ -78,8 +80,7 @@ def draw(folder: str | Path, found: dict[str, object], out: str | Path | None = 
     out = Path(folder) / "figures" if out is None else Path(out)
     for dataset in found["protocol"]["data"]:
         figures = dict(_figures(folder, found, dataset))
-        if headline := _headline(folder, dataset):
-            figures["headline"] = headline
+        figures["headline"] = _headline(folder, found, dataset)
         for kind, figure in figures.items():
             looks.save(figure, out, f"{dataset}_{kind}")
             plt.close(figure)
@@ -91,17 +92,19 @@ def _figures(folder: str | Path, found: dict, dataset: str) -> Iterator[tuple[st
         [row for row in found[part] if row["dataset"] == dataset]
         for part in ("recipes", "references", "times")
     )
-    yield "accuracy", frontier.curves(shown[shown["dataset"] == dataset])
+    yield "accuracy", frontier.families(shown[shown["dataset"] == dataset])
     yield "targets", frontier.bits_to_target([*rows, *references], TARGETS)
     yield "frontier", frontier.frontier(rows, references)
     if times:
         yield "time", frontier.time_to_accuracy(pd.DataFrame(times), TARGETS[-1])
 
 
-def _headline(folder: str | Path, dataset: str) -> Figure | None:
+def _headline(folder: str | Path, found: dict, dataset: str) -> Figure:
+    names = [row["name"] for row in found["recipes"] if row["dataset"] == dataset]
+    near = [name for name in names if not standings.is_own(name) and name not in HEADLINE]
     shown = standings.records(folder)
-    shown = shown[(shown["dataset"] == dataset) & shown["recipe"].isin(HEADLINE)]
-    return None if shown.empty else frontier.curves(shown, name_all=True)
+    named = shown["recipe"].isin([*HEADLINE, *near[:_NEAREST]])
+    return frontier.curves(shown[(shown["dataset"] == dataset) & named])
 
 
 def show(folder: str | Path, dataset: str) -> str:
@@ -141,7 +144,8 @@ def ablation(folder: str | Path, dataset: str, recipe: str = "adaptive") -> str:
 
     Returns:
         Markdown: a row a recipe that was raced, with how many times fewer bits the first one sends
-        (`standings.ratio`) to each target, and over all rounds; a sentence if there is none.
+        (`standings.ratio`) to each target, and over all rounds, their accuracy, and what the
+        server announces to each client; a sentence if there is none.
     """
     try:
         found = standings.compute(folder)["recipes"]
@@ -156,10 +160,17 @@ def ablation(folder: str | Path, dataset: str, recipe: str = "adaptive") -> str:
             ratios = [_ratio(folder, dataset, recipe, other, it) for it in measures.values()]
             if _diverged(there[other]):
                 ratios[-1] = "diverged"
-            rows.append([f"`{other}`", lacking, *ratios])
+            rows.append([f"`{other}`", lacking, *ratios, *_price(there[other])])
     if not rows:
         return f"`{recipe}` did not race against any of them on {dataset} in {folder}."
-    return tables.markdown([f"`{recipe}` against", "which lacks", *measures], rows)
+    one = [f"`{recipe}` itself", "", *[""] * len(measures), *_price(there[recipe])]
+    head = [f"`{recipe}` against", "which lacks", *measures, f"mean after round {SETTLED}"]
+    return tables.markdown([*head, "announced to a client, a round"], [one, *rows])
+
+
+def _price(row: dict) -> list[str]:
+    announced = format_bits(row["announcement_bits"])
+    return [_accuracy(row, f"mean_accuracy_after_{SETTLED}"), announced]
 
 
 def _ratio(folder: str | Path, dataset: str, recipe: str, other: str, measure: str) -> str:
@@ -240,6 +251,8 @@ def _markdown(found: dict) -> str:
         f"- **accuracy**: on test digits; in brackets, percentage points against `{REFERENCE}` "
         "with the same seeds.",
         "- **bits per parameter**: of one client in one round, in the mean over all rounds.",
+        "- **announced**: what the server tells each client of a round of earlier ones, for its "
+        "codec; part of what goes down.",
         "",
         f"Recipes that did not run with all seeds of `{REFERENCE}` are to be compared with its "
         "runs of the same seeds: the figures of bits and times to a target name the seeds and have "
@@ -314,6 +327,7 @@ def _cells(row: dict) -> dict[str, str]:
         f"mean after round {SETTLED}": _accuracy(row, settled),
         "bits per parameter, up": _text(row["bits_per_parameter"], "{:.3g}".format),
         "down": _text(row["downlink_bits_per_parameter"], "{:.3g}".format),
+        "announced": format_bits(row["announcement_bits"]) if row["announcement_bits"] else "",
     }
 
 

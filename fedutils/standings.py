@@ -32,6 +32,8 @@ DEFINITIONS = {
     "for the seeds that both have; without a target, over all rounds",
     "delta": f"mean difference to {REFERENCE} for the seeds that both have, as a fraction",
     "bits_per_parameter": "uplink bits of all rounds by rounds, clients and parameters",
+    "announcement_bits": "what the server tells each client of a round for its codec, mean over "
+    "rounds; part of what goes down",
     "std": "standard deviation of the sample of seeds",
 }
 
