@@ -338,7 +338,7 @@ def inspect(path, codec, model, classes) -> None:
 
 @main.command("list")
 def list_recipes() -> None:
-    """Print the recipes: name, paper, what each does, and the parameters that a name may set."""
+    """Print the recipes: what each does, what its name may set."""
     from fedutils import recipes
 
     width = max(map(len, recipes.RECIPES))

@@ -113,7 +113,7 @@ def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
     others = [name for name in recipes if name not in known]
     for i, name in enumerate(others):
         colour, _ = known.get(name.partition("@")[0], (_UNKNOWN, ""))
-        known[name] = (colour, _MARKERS[i % len(_MARKERS)])
+        known[name] = (colour, _MARKERS[-1 - i % len(_MARKERS)])
     return {name: dict(zip(("color", "marker"), known[name], strict=True)) for name in recipes}
 
 

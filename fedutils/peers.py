@@ -104,13 +104,14 @@ def summary(found: Mapping) -> dict[str, object]:
 
     `closest` is the least ratio of another's bytes to ours at equal distortion, `closest_codec`
     whose, `wins` the names of those below 1, `points` how many were compared, on how many
-    `updates`; `speed_ratio` our time to encode and decode symbols of the default recipe over
-    constriction's faster coder, `dense_speed_ratio` that of `context` with symbols of a fine step,
-    of some two bits each; `bare` which bare loop is the faster, `plain_ratio` our plain round over
-    its; `compressed_ratio` our compressed round over our plain one; `plain_tff_ratio` and
-    `tff_ratio` our compressed round over TFF's plain and compressed ones with TFF's defaults;
-    `growth_exponent` that of time in the number of elements, from a million on; `busy` the parts
-    that were timed although other programs kept the processor busy.
+    `updates`, `coder_points` those among them of coders given our symbols; `speed_ratio` our time
+    to encode and decode symbols of the default recipe over constriction's faster coder,
+    `dense_speed_ratio` that of `context` with symbols of a fine step, of some two bits each; `bare`
+    which bare loop is the faster, `plain_ratio` our plain round over its; `compressed_ratio` our
+    compressed round over our plain one; `plain_tff_ratio` and `tff_ratio` TFF's plain and
+    compressed ones with TFF's defaults over our plain one; `growth_exponent` that of time in the
+    number of elements, from a million on; `busy` the parts that were timed although other programs
+    kept the processor busy.
     """
     compared = compare(found["rate_distortion"], found["parameters"])
     closest = min(compared, key=lambda row: row["ratio"])
@@ -129,14 +130,15 @@ def summary(found: Mapping) -> dict[str, object]:
         "closest_codec": closest["codec"],
         "wins": sorted({row["codec"] for row in compared if row["ratio"] < 1}),
         "points": len(compared),
+        "coder_points": sum("step" in row for row in compared),
         "updates": len({row["round"] for row in found["rate_distortion"]}),
         "speed_ratio": sparse["sparse"] / _constriction(sparse),
         "dense_speed_ratio": dense["context"] / _constriction(dense),
         "bare": bare,
         "plain_ratio": rounds[OWN_PLAIN]["seconds"] / rounds[bare]["seconds"],
         "compressed_ratio": own["seconds"] / rounds[OWN_PLAIN]["seconds"],
-        "plain_tff_ratio": own["ratio_to_plain_tff"],
-        "tff_ratio": own["seconds"] / rounds["TFF, 8-bit compression"]["seconds"],
+        "plain_tff_ratio": rounds["TFF, plain"]["seconds"] / rounds[OWN_PLAIN]["seconds"],
+        "tff_ratio": rounds["TFF, 8-bit compression"]["seconds"] / rounds[OWN_PLAIN]["seconds"],
         "growth_exponent": float(exponent),
         "busy": sorted(part for part in PARTS if found["about"][part]["busy"]),
     }

@@ -73,7 +73,11 @@ def _rates_text(found: Mapping) -> list[str]:
 
 
 def _speed_text(found: Mapping) -> list[str]:
-    sections = ["## Speed", "One update, one core, medians, in turn; MB of the update's floats."]
+    sections = [
+        "## Speed",
+        "One update, one core, medians of turns, so that each coder finds the caches as another "
+        "left them (further down: warm); MB of the update's floats.",
+    ]
     for symbols in dict.fromkeys(row["symbols"] for row in found["speed"]):
         rows = sorted(
             peers.rows_with(found["speed"], symbols=symbols), key=lambda row: row["both_ms"]
@@ -112,8 +116,8 @@ def _growth_text(found: Mapping) -> list[str]:
     head = ("coder", "elements", "encode, s", "decode, s", "both, ns an element", "peak, MiB")
     return [
         "## Growth",
-        "The least of some repeats, one core, a process for each row; its peak memory with all "
-        "packages.",
+        "The least of some repeats in a row, one core, a process for each row; its peak memory "
+        "with all packages.",
         markdown(head, rows),
     ]
 

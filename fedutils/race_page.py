@@ -21,15 +21,14 @@ HEADLINE = (
 )
 _NEAREST = 3
 
-# What recipes lack that `adaptive` has.
-_LACKING = {
+LACKING = {
     "adaptive-scheduled": "feedback: steps planned, near those found on another seed",
-    "adaptive@learns_lines=false+size=65536": "busy rows and columns: a larger pool, all alike",
     "adaptive-fixed": "feedback and growing budget: one step in all rounds",
     "adaptive-fixed-fine": "the same, with a finer step",
     "adaptive-frozen": "all three",
     "adaptive-frozen-fine": "the same, with a finer step",
 }
+"""What recipes lack that `adaptive` has."""
 
 # Titles and descriptions of data by their fingerprints (`data.load`); of others, all that is known
 # is their name.
@@ -155,7 +154,7 @@ def ablation(folder: str | Path, dataset: str, recipe: str = "adaptive") -> str:
     measures = {f"times fewer bits to {100 * t:g} %": f"uplink_bits_{100 * t:g}" for t in TARGETS}
     measures["over all rounds"] = "bits_per_parameter"
     rows = []
-    for other, lacking in _LACKING.items():
+    for other, lacking in LACKING.items():
         if {recipe, other} <= there.keys():
             ratios = [_ratio(folder, dataset, recipe, other, it) for it in measures.values()]
             if _diverged(there[other]):
@@ -166,6 +165,33 @@ def ablation(folder: str | Path, dataset: str, recipe: str = "adaptive") -> str:
     one = [f"`{recipe}` itself", "", *[""] * len(measures), *_price(there[recipe])]
     head = [f"`{recipe}` against", "which lacks", *measures, f"mean after round {SETTLED}"]
     return tables.markdown([*head, "announced to a client, a round"], [one, *rows])
+
+
+def trials(folder: str | Path, dataset: str) -> str:
+    """Tabulates runs with other parameters, by recipe and in the order of the bits they sent.
+
+    Args:
+        folder: Of a race in which they ran.
+        dataset: A data set.
+
+    Returns:
+        Markdown: a row for each choice of parameters.
+
+    Raises:
+        UsageError: If there are no records.
+    """
+    there = [row for row in standings.compute(folder)["recipes"] if row["dataset"] == dataset]
+    places = {recipe.name: i for i, recipe in enumerate(_recipes(row["name"] for row in there))}
+    bases = {name: name.partition("@")[0] for name in places}
+    order = {name: min(places[it] for it in places if bases[it] == bases[name]) for name in places}
+    there.sort(key=lambda row: (order[row["name"]], row["bits_per_parameter"]))
+    percent = f"{100 * TARGETS[-1]:g}"
+    columns = (
+        *("recipe", f"uplink to {percent} %", "rounds", "times fewer", "over all rounds"),
+        *("accuracy at the end", f"mean after round {SETTLED}"),
+    )
+    rows = [[_cells(row)[column] for column in columns] for row in there]
+    return tables.markdown(columns, rows)
 
 
 def _price(row: dict) -> list[str]:

@@ -34,6 +34,8 @@ from fedutils.units import format_bits, format_factor
 
 TEMPLATE = Path("docs") / "README.template.md"
 PROFILE = Path("results") / "quick"
+TRIALS = Path("results") / "trials"
+"""The race of recipes with other parameters, on a seed that is not reported."""
 REFERENCES = ("none", "tff-compression")
 
 
@@ -58,7 +60,8 @@ def render(root: str | Path = provenance.REPOSITORY) -> str:
 def write(root: str | Path = provenance.REPOSITORY) -> None:
     """Writes tables and figures of the race and of the peers, then README.md, from the records."""
     root = Path(root)
-    race_page.write(root / RACE)
+    for folder in (RACE, TRIALS):
+        race_page.write(root / folder)
     write_peers(root)
     results.write_text(root / "README.md", render(root))
 
@@ -90,8 +93,9 @@ def context(root: Path) -> dict[str, object]:
     """Returns what the template may use.
 
     `race(dataset, name)` is a recipe's row of the race's table, `race_rows(dataset)` all of them,
-    `leading(dataset, n)` this project's, the references and the n best of the others, `ratio` and
-    `lead` compare recipes (`standings`), `ablation(dataset)` is the table of `race_page`;
+    `leading(dataset, n)` this project's but for ablations, the references and the n best others,
+    `ratio` and `lead` compare recipes (`standings`), `ablation(dataset)` and `trials(dataset)` are
+    tables of `race_page`, `trial(dataset, name)` is a row of the latter's race;
     `notebooks` are the entries of the profile's manifest, `questions` what each notebook asks;
     `first_crossing(recipe, target)` tells from the profile's records what a recipe sent until a
     target, and how many times less than plain federated averaging; `claims` are those of
@@ -99,6 +103,7 @@ def context(root: Path) -> dict[str, object]:
     `percent`, `points` and `times` write numbers.
     """
     rows = standings.compute(root / RACE)["recipes"]
+    tried = standings.compute(root / TRIALS)["recipes"]
     executed = manifest.read(root / PROFILE)
     if missing := set(notebooks.names()) - executed.keys():
         raise UsageError(f"{PROFILE} lacks {', '.join(sorted(missing))}: run `make reproduce`")
@@ -106,16 +111,17 @@ def context(root: Path) -> dict[str, object]:
     def race_rows(dataset: str) -> list[dict]:
         return [row for row in rows if row["dataset"] == dataset]
 
-    def race(dataset: str, name: str) -> SimpleNamespace:
-        for row in race_rows(dataset):
-            if row["name"] == name:
+    def race(dataset: str, name: str, folder: Path = RACE) -> SimpleNamespace:
+        for row in {RACE: rows, TRIALS: tried}[folder]:
+            if (row["dataset"], row["name"]) == (dataset, name):
                 return SimpleNamespace(**row)
-        raise UsageError(f"{RACE} has no {name} on {dataset}, which README.md reports: race it")
+        raise UsageError(f"{folder} has no {name} on {dataset}, which README.md reports: race it")
 
     def leading(dataset: str, others: int) -> list[SimpleNamespace]:
         rows = race_rows(dataset)
-        always = [row["name"] for row in rows if row["own"] or row["name"] in REFERENCES]
-        best = [row["name"] for row in rows if row["name"] not in always][:others]
+        own = [row["name"] for row in rows if row["own"] and row["name"] not in race_page.LACKING]
+        always = [*own, *REFERENCES]
+        best = [row["name"] for row in rows if not (row["own"] or row["name"] in always)][:others]
         return [SimpleNamespace(**row) for row in rows if row["name"] in (*always, *best)]
 
     def first_crossing(recipe: str, target: float) -> SimpleNamespace:
@@ -136,6 +142,8 @@ def context(root: Path) -> dict[str, object]:
         "ratio": functools.partial(standings.ratio, root / RACE),
         "ablation": functools.partial(race_page.ablation, root / RACE),
         "lead": functools.partial(standings.lead, root / RACE),
+        "trials": functools.partial(race_page.trials, root / TRIALS),
+        "trial": functools.partial(race, folder=TRIALS),
         "notebooks": executed,
         "questions": {name: notebooks.question(name) for name in executed},
         "total_seconds": sum(entry["seconds"] for entry in executed.values()),

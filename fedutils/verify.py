@@ -45,10 +45,11 @@ def problems(root: str | Path = provenance.REPOSITORY, *, computed: bool = True)
         A sentence a problem, which says what to run.
     """
     root = Path(root)
-    for folder in (root / report.RACE, root / report.PROFILE):
-        yield from records(folder)
-    if (root / report.RACE).exists():
-        yield from race(root / report.RACE)
+    for folder in (report.RACE, report.TRIALS, report.PROFILE):
+        yield from records(root / folder)
+    for folder in (report.RACE, report.TRIALS):
+        if (root / folder).exists():
+            yield from race(root / folder)
     yield from side_by_side(root)
     yield from manifest.problems(root / report.PROFILE, notebooks.names(), root / "notebooks")
     yield from readme(root)

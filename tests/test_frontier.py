@@ -72,12 +72,10 @@ def test_a_target_that_some_seeds_reached_says_so_beside_the_markers():
 
 
 def test_frontier_has_each_recipe_at_its_rate():
-    uplink, total = frontier.frontier(ROWS).axes
+    (uplink,) = frontier.frontier(ROWS).axes
     points = {tuple(np.round(p, 6)) for line in uplink.get_lines()[:3] for p in line.get_xydata()}
     assert points == {(2.0, 0.975), (2.0, 0.974), (2.0, 0.966)}
-    assert {x for line in total.get_lines()[:3] for x in line.get_xdata()} == {34.0}
-    assert [text.get_text() for text in uplink.texts] == ["Uplink", "top-k", "adaptive", "none"]
-    assert [text.get_text() for text in total.texts] == ["Both directions", "adaptive", "none"]
+    assert [text.get_text() for text in uplink.texts] == ["top-k", "adaptive", "none"]
 
 
 def test_names_stand_side_by_side_however_close_their_points():
@@ -86,12 +84,12 @@ def test_names_stand_side_by_side_however_close_their_points():
     figure = frontier.frontier(rows)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) == len(names) + 1
+    assert len(boxes) == len(names)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_what_ends_far_below_is_drawn_at_the_lower_end_with_its_accuracy():
-    uplink, _ = frontier.frontier([*ROWS, row("3lc", None, None, 0.585)]).axes
+    (uplink,) = frontier.frontier([*ROWS, row("3lc", None, None, 0.585)]).axes
     assert "3lc (58.5 %)" in [text.get_text() for text in uplink.texts]
     lowest = [line.get_ydata()[0] for line in uplink.get_lines() if line.get_marker() == 7]
     assert lowest == [uplink.get_ylim()[0]]
@@ -100,27 +98,44 @@ def test_what_ends_far_below_is_drawn_at_the_lower_end_with_its_accuracy():
 def test_recipes_of_one_seed_are_hollow_and_compared_with_that_seed():
     one = row("qsgd", 640, 6464, 0.972, 5.0) | {"label": "qsgd (seed 1)"}
     few = row("none", 3200, 9600, 0.971, 1.0) | {"label": "none (seed 1)"}
-    for axes in frontier.frontier([*ROWS, one], [few]).axes:
-        hollow = [li for li in axes.get_lines() if li.get_markerfacecolor() == "white"]
-        assert [line.get_ydata().tolist() for line in hollow] == [[0.972]]
-        dotted = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
-        assert [line.get_ydata()[0] for line in dotted] == [0.971]
+    (axes,) = frontier.frontier([*ROWS, one], [few]).axes
+    hollow = [line for line in axes.get_lines() if line.get_markerfacecolor() == "white"]
+    assert [line.get_ydata().tolist() for line in hollow] == [[0.972]]
+    dotted = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in dotted] == [0.971]
     uplink, _ = frontier.bits_to_target([*ROWS, one, few], (0.95, 0.97)).axes
     names = [label.get_text() for label in uplink.get_yticklabels()]
     assert names == ["top-k", "none", "none (seed 1)", "qsgd (seed 1)", "adaptive"]
 
 
-def test_recipes_without_a_name_are_grey_and_those_never_seen_are_listed():
-    table = pd.concat([records("none", 1, 1000), records("qsgd", 1, 10), records("3lc", 1, 10)])
-    table.loc[table["recipe"] == "3lc", "test_accuracy"] -= 0.5
-    uplink, total = frontier.curves(table).axes
-    colours = {
-        axes: {line.get_label(): line.get_color() for line in axes.get_lines()}
-        for axes in (uplink, total)
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_what_compresses_the_uplink_alone_has_one_name_and_what_is_never_seen_is_listed():
+    both = records("two-way", 1, 10).assign(cumulative_broadcast_bits=20 * np.arange(21))
+    table = pd.concat([records("none", 1, 1000), records("qsgd", 1, 10), both])
+    low = records("3lc", 1, 10)
+    low["test_accuracy"] -= 0.5
+    uplink, total = frontier.curves(pd.concat([table, low])).axes
+    assert {"none", "qsgd", "two-way", "Always below 85 %: 3lc"} < set(texts(uplink))
+    assert {"none", "two-way", "uplink\nalone\ncompressed"} < set(texts(total))
+    assert not {"qsgd", "Always below 85 %: 3lc"} & set(texts(total))
+
+
+def test_each_kind_of_compression_has_a_panel_with_the_others_in_the_background():
+    names = ("none", "adaptive", "qsgd", "dadaquant", "top-k", "eden1", "tff-compression")
+    table = pd.concat([records(name, 1, 10 * (i + 1)) for i, name in enumerate(names)])
+    panels = {texts(axes)[0]: axes for axes in frontier.families(table).axes}
+    assert set(panels) == {
+        *("This project's", "Quantization", "Sparsification", "Rotation"),
+        *("The study's, and TFF's", "Both directions"),
     }
-    assert colours[total]["qsgd"] == "0.8" != colours[uplink]["qsgd"]
-    assert "qsgd" not in [text.get_text() for text in total.texts]
-    assert "Always below 85 %: 3lc" in [text.get_text() for text in uplink.texts]
+    assert set(texts(panels["Quantization"])[1:]) == {"none", "qsgd", "dadaquant"}
+    assert set(texts(panels["Rotation"])[1:]) == {"none", "eden1"}
+    lines = [line for line in panels["Rotation"].get_lines() if len(line.get_xdata()) == 4]
+    grey = [line for line in lines if line.get_color() == "0.87"]
+    assert len(lines) == len(names) and len(grey) == len(names) - 2
 
 
 def test_times_add_up():

@@ -25,6 +25,16 @@ def test_recipes_of_others_are_told_apart():
     assert len({tuple(look.values()) for look in found.values()}) == 3
 
 
+def test_other_parameters_have_the_colour_of_their_recipe_and_are_of_its_kind():
+    found = looks.of(["top-k", "top-k@fraction=0.1", "top-k@fraction=0.2"])
+    assert len({look["color"] for look in found.values()}) == 1
+    assert len({look["marker"] for look in found.values()}) == 3
+    assert looks.kind("top-k@fraction=0.1") == looks.kind("random-k") == "sparsification"
+    assert looks.kind("adaptive@size=512") == looks.kind("default") == "this project's"
+    assert looks.kind("none") == "uncompressed" and looks.kind("mine") == "others"
+    assert list(looks.kinds(["top-k@fraction=0.1"])) == ["sparsification"]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_spread_moves_labels_as_little_as_can_be(seed):
     rng = np.random.default_rng(seed)

@@ -81,6 +81,7 @@ def test_measures_of_one_run():
         "bits_per_parameter": 10.0,
         "payload_bits_per_parameter": 9.0,
         "downlink_bits_per_parameter": 50.0,
+        "announcement_bits": 0.0,
     }
 
 
@@ -244,10 +245,19 @@ def test_lost_records_are_made_again(trained, tmp_path):
     assert len(list((folder / "records" / "synthetic").iterdir())) == 2
 
 
-def test_a_race_without_a_recipe_of_the_main_figure(trained, tmp_path):
+def test_a_race_of_one_recipe_has_all_figures(trained, tmp_path):
     race.run(["natural"], [1], BASE, tmp_path / "race", store=tmp_path)
     figures = {path.stem for path in (tmp_path / "race" / "figures").iterdir()}
-    assert figures == {"synthetic_accuracy", "synthetic_targets", "synthetic_frontier"}
+    kinds = ("accuracy", "targets", "frontier", "headline")
+    assert figures == {f"synthetic_{kind}" for kind in kinds}
+
+
+def test_what_is_announced_is_the_mean_over_rounds():
+    records = run_records([0.1, 0.2])
+    records["announcement_bits"] = [np.nan, 16, *[100] * (len(records) - 2)]
+    options = dict(clients=2, parameters=50, targets=(0.9,), held=2, settled=10)
+    found = analysis.measures(records, **options)["announcement_bits"]
+    assert found == pytest.approx((16 + 100 * (len(records) - 2)) / (len(records) - 1))
 
 
 def test_parts_made_at_once_equal_the_whole(trained, tmp_path):

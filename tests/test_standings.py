@@ -144,10 +144,11 @@ def test_the_ablation_has_what_was_raced_and_gaps_where_a_target_was_missed(race
     runs |= {("adaptive-fixed", 1): (20, 20), ("adaptive-fixed", 2): (40, 20)}
     runs |= {("adaptive-scheduled", 1): (30, NEVER), ("none", 1): (1000, 20)}
     folder = raced({**runs, ("adaptive-frozen", 3): (30, 20)})
-    _, _, planned, fixed, frozen = race_page.ablation(folder, "synthetic").splitlines()
-    assert planned.endswith("|  |  |  | diverged |")
+    _, _, own, planned, fixed, frozen = race_page.ablation(folder, "synthetic").splitlines()
+    assert own.startswith("| `adaptive` itself |  |  |  |  |  |")
+    assert "|  |  |  | diverged |" in planned and planned.endswith("| 0bit |")
     assert fixed.startswith("| `adaptive-fixed` |") and fixed.count("3.00 (2.00 to 4.00)") == 4
-    assert frozen.startswith("| `adaptive-frozen` |") and frozen.endswith("|  |  |  |  |")
+    assert frozen.startswith("| `adaptive-frozen` |") and "|  |  |  |  |" in frozen
     for nothing in (folder, folder / "none"):
         assert "did not race" in race_page.ablation(nothing, "mnist5k")
 
@@ -159,3 +160,20 @@ def test_what_was_not_raced_on_some_data_is_said(raced):
     found["recipes"].append(elsewhere)
     race_page.write_tables(folder, found)
     assert "Not raced on these data: eden4." in (folder / "race.md").read_text()
+
+
+def test_trials_stand_by_their_recipe_in_the_order_of_their_bits(raced):
+    names = ("top-k@fraction=0.2", "none", "top-k", "qsgd-coarse@levels=1", "top-k@fraction=0.001")
+    runs = {(name, 101): (100 - 10 * i, 20) for i, name in enumerate(names)}
+    folder = raced(runs)
+    _, _, *rows = race_page.trials(folder, "synthetic").splitlines()
+    assert [row.split("|")[1].strip() for row in rows] == [
+        *("none", "qsgd-coarse@levels=1"),
+        *("top-k@fraction=0.001†", "top-k†", "top-k@fraction=0.2†"),
+    ]
+    found = {row["name"]: row for row in standings.compute(folder)["recipes"]}
+    assert not any(row["own"] for row in found.values())
+    race_page.write_tables(folder, standings.compute(folder))
+    page = (folder / "race.md").read_text()
+    assert "`top-k` with fraction=0.2." in page and "`qsgd-coarse` with levels=1." in page
+    assert standings.is_own("adaptive@size=512") and not standings.is_own("adaptive@x=1")

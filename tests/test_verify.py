@@ -20,7 +20,7 @@ def test_what_is_published_agrees():
 @pytest.fixture
 def copy(tmp_path):
     """The repository's published part, to be damaged."""
-    for name in ("docs", "results/race", "results/quick"):
+    for name in ("docs", "results/race", "results/trials", "results/quick"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     shutil.copy(REPOSITORY / "README.md", tmp_path)
     (tmp_path / "benchmarks").mkdir()
@@ -55,7 +55,7 @@ def a_run(folder):
     return origins, next(iter(origins))
 
 
-@pytest.mark.parametrize("which", ["race", "quick"])
+@pytest.mark.parametrize("which", ["race", "trials", "quick"])
 def test_missing_changed_and_unknown_records_are_found(copy, which):
     folder = copy / "results" / which
     assert list(verify.records(folder)) == []
@@ -91,8 +91,9 @@ def test_sums_and_rounds_are_checked(copy):
     assert any("is not the sum of" in problem for problem in found)
 
 
-def test_a_race_that_lost_a_run_or_has_an_old_figure_is_found(copy):
-    folder = copy / "results" / "race"
+@pytest.mark.parametrize("which", ["race", "trials"])
+def test_a_race_that_lost_a_run_or_has_an_old_figure_is_found(copy, which):
+    folder = copy / "results" / which
     origins, name = a_run(folder)
     del origins[name]
     (folder / "provenance.json").write_text(json.dumps(origins))
