@@ -5,6 +5,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# What changes results is said on the command line, never by what a shell happens to have exported.
+$(foreach v,PROFILE TESTS PART PORT PAYLOADS REPOSITORY REF RECIPES SEEDS DATASET DATA_DIR ROUNDS OUT, \
+  $(if $(filter environment,$(origin $(v))),$(eval undefine $(v))))
+
 PROFILE ?= quick
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +18,8 @@ NOTEBOOKS := $(sort $(basename $(notdir $(wildcard notebooks/*.ipynb))))
 # Values may have spaces, which make writes with a backslash before them, and quotes.
 GIVEN := $(foreach v,$(subst \ ,?,$(MAKEOVERRIDES)),$(firstword $(subst =, ,$(v))))
 quoted = '$(subst ','\'',$(1))'
+# Of a target that has no others: a mistyped one may cost hours.
+only = $(foreach name,$(filter-out $(1) PYTHON,$(GIVEN)),$(error no parameter $(name) here: there is $(1)))
 option = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
 # NAME=VALUE on make's command line is a notebook parameter, unless make itself uses the name.
@@ -86,12 +92,11 @@ reproduce: setup  ## Execute all notebooks; figures, tables and records go to re
 $(NOTEBOOKS): setup
 	@$(EXECUTE) $@
 
-# The race has its own parameters: a mistyped one would cost hours.
 RACE_PARAMETERS := RECIPES SEEDS DATASET DATA_DIR ROUNDS OUT
 
 .PHONY: race
 race: setup  ## Run every recipe under one protocol, on emnist too if DATA_DIR is given
-	$(foreach name,$(filter-out $(RACE_PARAMETERS) PYTHON,$(GIVEN)),$(error the race has no parameter $(name)))
+	$(call only,$(RACE_PARAMETERS))
 	@for dataset in $(or $(DATASET),mnist5k $(if $(DATA_DIR),emnist)); do \
 	  $(BIN)/fedutils race --dataset $$dataset $(call option,DATA_DIR,data-dir) \
 	    $(call option,RECIPES,recipes) $(call option,SEEDS,seeds) \
@@ -109,14 +114,17 @@ verify: setup  ## Check that README, tables, figures, records and claims agree
 # The benchmark has one parameter; its peers' environments are made in build/peers when first used.
 .PHONY: bench
 bench: setup  ## Measure the same updates through every peer ([PART=rate_distortion|speed|growth|round_time])
+	$(call only,PART)
 	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python benchmarks/peers.py $(call option,PART,part)
 
 .PHONY: test
 test: setup  ## Run all tests (TESTS=path or options of pytest choose some)
+	$(call only,TESTS)
 	@$(BIN)/python -m pytest $(or $(TESTS),-n 2 --dist loadfile)
 
 .PHONY: fuzz
 fuzz: setup  ## Decode 100,000 damaged payloads of all codecs (PAYLOADS=N for another number)
+	$(call only,PAYLOADS)
 	@$(BIN)/fedutils fuzz --payloads $(or $(PAYLOADS),100000)
 
 .PHONY: lint

@@ -18,19 +18,15 @@ It is unbiased throughout: the mean over clients and rounds forgives variance, b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import tensorflow_federated as tff
 
 from fedutils import aggregators, controllers
-from fedutils.codecs.base import Codec, chain
+from fedutils.codecs.base import Codec, Layout, chain
 from fedutils.codecs.entropy.ans import Ans
 from fedutils.codecs.entropy.sparse import Sparse
 from fedutils.codecs.quantizers import Stochastic, Systematic
 from fedutils.codecs.shared import LineSteps, Pool, SharedContext
 from fedutils.codecs.transforms import ClientStep, Norm, Step, WeightUnit
-
-Layout = Sequence[tuple[int, ...]]
 
 _EXPONENT = 0.5  # Of the lines' activity in their steps.
 

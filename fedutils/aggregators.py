@@ -24,11 +24,10 @@ import tensorflow_federated as tff
 
 from fedutils import controllers, totals
 from fedutils.codecs import base, recipes
-from fedutils.codecs.base import Codec
+from fedutils.codecs.base import Codec, Layout
 from fedutils.controllers import Constant, Controller
 from fedutils.wire import Wire, not_inlined, squared_norm
 
-Layout = list[tuple[int, ...]]
 """The shapes of a model's variables, in their order in the concatenated update."""
 
 CodecBuilder = Callable[[Layout], Codec]
@@ -85,11 +84,11 @@ class CompressedSumFactory(tff.aggregators.UnweightedAggregationFactory):
     """
 
     def __init__(self, compression: Compression | Codec | CodecBuilder):
-        self._compression = _as_compression(compression)
+        self.compression = _as_compression(compression)
 
     def create(self, value_type: tff.Type) -> tff.templates.AggregationProcess:
         """The process for values of this type; TypeError if not all of it is float32."""
-        return _create(self._compression, value_type, None, lambda value, weight: value)
+        return _create(self.compression, value_type, None, lambda value, weight: value)
 
 
 class CompressedMeanFactory(tff.aggregators.MeanFactory):
@@ -101,13 +100,13 @@ class CompressedMeanFactory(tff.aggregators.MeanFactory):
 
     def __init__(self, compression: Compression | Codec | CodecBuilder):
         super().__init__()  # whose sums are not used: `create` makes all of the process
-        self._compression = _as_compression(compression)
+        self.compression = _as_compression(compression)
 
     def create(
         self, value_type: tff.Type, weight_type: tff.TensorType
     ) -> tff.templates.AggregationProcess:
         """The process for these types; TypeError if not all of them are float32."""
-        return _create(self._compression, value_type, weight_type, tf.math.divide_no_nan)
+        return _create(self.compression, value_type, weight_type, tf.math.divide_no_nan)
 
 
 class CompressedUnweightedMeanFactory(tff.aggregators.UnweightedMeanFactory):
@@ -115,11 +114,11 @@ class CompressedUnweightedMeanFactory(tff.aggregators.UnweightedMeanFactory):
 
     def __init__(self, compression: Compression | Codec | CodecBuilder):
         super().__init__()  # as above
-        self._compression = _as_compression(compression)
+        self.compression = _as_compression(compression)
 
     def create(self, value_type: tff.Type) -> tff.templates.AggregationProcess:
         """The process for values of this type; TypeError if not all of it is float32."""
-        return _create(self._compression, value_type, None, tf.math.divide_no_nan)
+        return _create(self.compression, value_type, None, tf.math.divide_no_nan)
 
 
 def compressed_aggregator(

@@ -71,8 +71,10 @@ class DataConfig:
         if self.partition not in partitions.PARTITIONS:
             names = ", ".join(partitions.PARTITIONS)
             raise UsageError(f"unknown partition {self.partition!r}: choose one of {names}")
-        if not self.concentration > 0:
-            raise UsageError(f"concentration must be positive, not {self.concentration}")
+        if not 1e-3 <= self.concentration <= 1e6:  # beyond, draws take for ever or are NaN
+            raise UsageError(f"concentration must be from 0.001 to 1e6, not {self.concentration}")
+        if not (isinstance(self.seed, int) and self.seed >= 0):
+            raise UsageError(f"the data's seed must be an integer from 0 on, not {self.seed!r}")
 
 
 @dataclasses.dataclass(frozen=True)

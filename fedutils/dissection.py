@@ -8,19 +8,17 @@ where the coder can tell, how many bits of the body went into what.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from fedutils import models, recipes
 from fedutils.codecs import base
-from fedutils.codecs.base import Params
+from fedutils.codecs.base import Layout, Params
 from fedutils.controllers import needs_reports
 from fedutils.errors import UsageError
 from fedutils.wire import Wire
-
-Layout = Sequence[tuple[int, ...]]
 
 _SHOWN = 4  # Numbers of side information that are written out.
 
@@ -84,7 +82,7 @@ def wire_of(recipe: str, layout: Layout) -> Wire:
         UsageError: If there is no such recipe, or its clients send no string.
     """
     factory = recipes.get(recipe).aggregator(0)
-    compression = getattr(factory, "_compression", None)
+    compression = getattr(factory, "compression", None)
     if compression is None:
         raise UsageError(
             f"clients of the recipe {recipe!r} send numbers, not a string: choose one with a codec"

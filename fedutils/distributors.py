@@ -22,10 +22,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedutils.codecs import base
-from fedutils.codecs.base import Codec
+from fedutils.codecs.base import Codec, Layout
 from fedutils.wire import not_inlined
-
-Layout = Sequence[tuple[int, ...]]
 
 
 def compressed_distributor(

@@ -34,7 +34,7 @@ import tensorflow as tf
 from fedutils import adaptive, recipes
 from fedutils.codecs import base
 from fedutils.codecs import recipes as codec_recipes
-from fedutils.codecs.base import Codec
+from fedutils.codecs.base import Codec, Layout
 from fedutils.codecs.lowrank import low_rank_change
 from fedutils.errors import UsageError
 from fedutils.wire import Received, Wire
@@ -56,7 +56,6 @@ _ANOTHER_LAYOUT = ((3, 3, 1, 8), (8,), (300, 7), (7,), (14, 10), (10,))
 _LEVELS = 4  # Of lines, at most, in codecs that have them among their parameters.
 _SHOWN = 40  # Of a string in a report, in bytes.
 
-Layout = Sequence[tuple[int, ...]]
 Damage = Callable[[np.random.Generator, bytes, Sequence[bytes]], bytes]
 
 

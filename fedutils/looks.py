@@ -6,6 +6,7 @@ files carry no dates. Equal records give equal files.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -112,8 +113,10 @@ def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
     }
     others = [name for name in recipes if name not in known]
     for i, name in enumerate(others):
-        colour, _ = known.get(name.partition("@")[0], (_UNKNOWN, ""))
-        known[name] = (colour, _MARKERS[-1 - i % len(_MARKERS)])
+        colour, taken = known.get(name.partition("@")[0], (_UNKNOWN, ""))
+        free = [marker for marker in _MARKERS if marker != taken]
+        place = zlib.crc32(name.encode()) if taken else i
+        known[name] = (colour, free[place % len(free)])
     return {name: dict(zip(("color", "marker"), known[name], strict=True)) for name in recipes}
 
 

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 
 from fedutils import provenance, results, usage
+from fedutils.errors import UsageError
 
 NAME = "manifest.json"
 
@@ -21,9 +21,19 @@ WITHOUT_EFFECT = frozenset({"results_dir", "store", "data_dir", "workers"})
 
 
 def read(folder: str | Path) -> dict[str, dict]:
-    """Returns the entries of a results folder, by notebook; none if it has no manifest."""
+    """Returns the entries of a results folder, by notebook; none if it has no manifest.
+
+    Raises:
+        UsageError: If it is damaged.
+    """
     path = Path(folder) / NAME
-    return json.loads(path.read_text()) if path.exists() else {}
+    entries = results.read_json(path)
+    for name, entry in entries.items():
+        if missing := {"cells", "code", "parameters", "seconds", "figures"} - set(entry):
+            raise UsageError(
+                f"{path} is damaged: {name} lacks {', '.join(sorted(missing))}; restore it"
+            )
+    return entries
 
 
 def enter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import tempfile
 import time
@@ -116,10 +117,14 @@ def _typed(key: str, value: object, default: object) -> object:
     kind = type(default)
     try:
         parsed = float(value) if kind is float else yaml.safe_load(value)
-    except ValueError:
+    except (ValueError, yaml.YAMLError):
         parsed = value
-    if type(parsed) is not kind:
-        raise UsageError(f"the parameter {key} must be of type {kind.__name__}, not {value!r}")
+    fits = type(parsed) is kind and parsed not in (math.inf, -math.inf) and parsed == parsed
+    if kind is list and default:
+        fits = fits and all(type(item) is type(default[0]) for item in parsed)
+    if not fits:
+        of = f" of {type(default[0]).__name__}" if kind is list and default else ""
+        raise UsageError(f"the parameter {key} must be of type {kind.__name__}{of}, not {value!r}")
     return parsed
 
 

@@ -92,7 +92,10 @@ def write(pages: Sequence[Page], links: Links, signature: str, out: Path) -> Non
         _fit(exporter.from_notebook_node(_notebook(page.content))[0], page.base, links)
         for page in pages
     ]
-    titles = [body.h1.get_text() for body in bodies]
+    titles = [
+        body.h1.get_text() if body.h1 else page.label
+        for page, body in zip(pages, bodies, strict=True)
+    ]
     out.mkdir(parents=True, exist_ok=True)
     for place, (page, body) in enumerate(zip(pages, bodies, strict=True)):
         html = _shell(place, pages, titles, str(body), signature)

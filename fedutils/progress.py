@@ -18,6 +18,8 @@ def _line(row: Mapping[str, object], accuracy: float | None) -> str:
     for direction in ledger.Direction:
         bits = row[f"cumulative_{direction.value}_bits"]
         parts.append(f"{direction.value} {format_bits(bits)}")
+    if refused := row.get("rejected_clients"):
+        parts.append(f"{refused:.0f} clients refused")
     return ", ".join(parts)
 
 

@@ -20,7 +20,10 @@ _KINDS = ("csv", "json", "md", "png", "svg")
 _MADE = ("results", "README.md", *(f"benchmarks/*.{kind}" for kind in _KINDS))
 
 # Packages whose version can change a run's numbers.
-DECIDING_PACKAGES = ("tensorflow-federated", "tensorflow", "keras", "numpy", "mlxtend")
+DECIDING_PACKAGES = (
+    *("tensorflow-federated", "tensorflow", "tensorflow-model-optimization", "keras"),
+    *("numpy", "scipy", "mlxtend"),
+)
 
 
 def digest(*parts: object) -> str:

@@ -153,20 +153,13 @@ def _require_same(
     origins: dict[str, dict], config: training.RunConfig, fingerprint: str, folder: Path
 ) -> None:
     """Raises UsageError if records of another protocol or of other data are in the folder."""
-    asked = dataclasses.asdict(config)
+    asked = {"config": dataclasses.asdict(config), "data_fingerprint": fingerprint}
     for name, origin in origins.items():
-        made = origin["config"]
-        pairs = [(standings.protocol_of(made), standings.protocol_of(asked))]
-        if made["data"]["name"] == config.data.name:
-            there = standings.data_of(made, origin["data_fingerprint"])
-            pairs.append((there, standings.data_of(asked, fingerprint)))
-        for there, here in pairs:
-            for key in here:
-                if there.get(key) != here[key]:
-                    raise UsageError(
-                        f"{folder} holds {name} made with {key} {there.get(key)}, not "
-                        f"{here[key]}: choose another folder (--out, or OUT= of make)"
-                    )
+        if found := standings.mismatch(origin, asked):
+            raise UsageError(
+                f"{folder} holds {name} made with {found[0]} {found[1]}, not {found[2]}: choose "
+                "another folder (--out, or OUT= of make)"
+            )
 
 
 def _code_remark(origin: dict) -> str:

@@ -184,7 +184,7 @@ _ADAPTIVE = (
     ),
 )
 
-_MOST = {"bits": 16, "depth": 100, "fraction": 1, "sparsity": 1.99}  # of parameters
+_SMALL = [(200, 200), (200,)]  # a layout in which the study has a large variable
 
 RECIPES = {recipe.name: recipe for recipe in (*_UNCODED, *_CODECS, *_BOTH_WAYS, *_ADAPTIVE)}
 
@@ -249,11 +249,16 @@ def get(name: str) -> Recipe:
     values = {key: value for key, value in sorted(values.items()) if value != own[key]}
     if not values:
         return recipe
+    aggregator = functools.partial(recipe.aggregator, **values)
+    try:
+        aggregator(0).compression.for_layout(_SMALL)
+    except (UsageError, ArithmeticError) as error:
+        raise UsageError(f"the recipe {name!r} cannot be: {error}") from error
     return dataclasses.replace(
         recipe,
         name=f"{base}@{written(values)}",
         sentence=f"`{base}` with {written(values)}.",
-        aggregator=functools.partial(recipe.aggregator, **values),
+        aggregator=aggregator,
     )
 
 
@@ -263,16 +268,14 @@ def _setting(recipe: str, own: dict, text: str) -> tuple[str, bool | int | float
         known = ", ".join(f"{recipe}@{key}=…" for key in own) or "no parameters"
         raise UsageError(f"the recipe {recipe!r} cannot have {text!r}; what it can have: {known}")
     kind = float if own[key] is None else type(own[key])
-    most = _MOST.get(key, sys.float_info.max)
     try:
         number = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-        fits = kind is bool or 0 < number <= most
+        fits = kind is bool or 0 < number <= sys.float_info.max
     except (KeyError, ValueError):
         fits = False
     if not fits:
         expected = {bool: "true or false", int: "a whole number above 0", float: "a number above 0"}
-        limit = f", {most:g} at most" if key in _MOST else ""
-        raise UsageError(f"{key} of {recipe!r} must be {expected[kind]}{limit}, not {value!r}")
+        raise UsageError(f"{key} of {recipe!r} must be {expected[kind]}, not {value!r}")
     return key, number
 
 
@@ -282,6 +285,6 @@ def written(parameters: Mapping[str, bool | int | float | None]) -> str:
     def text(value: bool | int | float | None) -> str:
         if value is None or isinstance(value, bool):
             return str(value).lower()
-        return f"{value:.12g}".replace("e+", "e")
+        return repr(value).removesuffix(".0").replace("e+", "e")
 
     return "+".join(f"{key}={text(value)}" for key, value in parameters.items())

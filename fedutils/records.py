@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedutils import ledger, results
+from fedutils.errors import UsageError
 
 STRINGS = {
     "model_payload_bits": (ledger.Direction.BROADCAST, "model"),
@@ -68,12 +69,18 @@ class RecordKeeper(tff.program.ReleaseManager):
         """Records the metrics that TFF's loop releases after round `key`.
 
         Raises:
-            UsageError: If it cannot be written.
+            UsageError: If it cannot be written, or if the first round refused all clients.
             ValueError: If strings crossed whose lengths were not measured.
         """
         # A run that was killed between its record and its checkpoint repeats that round.
         self._rows = [row for row in self._rows if int(row["round"]) < key]
         row = self._row(value, key)
+        if key == 1 and row.get("rejected_clients") == self._clients:
+            raise UsageError(
+                "the server refused what all clients of the first round sent, so nothing can be "
+                "learned: the codec cannot encode such updates (`conformance.check` tries it), or "
+                "they are not finite; try a smaller learning rate"
+            )
         self._rows.append(row)
         results.write_rows(self._folder.records_path, self._rows)
         present = {name: number for name, number in row.items() if number is not None}

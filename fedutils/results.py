@@ -238,8 +238,22 @@ def publish(
 
 def origins_of(folder: str | os.PathLike) -> dict[str, dict]:
     """Returns the configuration and origin of each run published in a folder, by its name."""
-    path = Path(folder) / "provenance.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(Path(folder) / "provenance.json")
+
+
+def read_json(path: Path) -> dict:
+    """Returns the object in a file that is published; none if there is no file.
+
+    Raises:
+        UsageError: If it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: expected JSON ({error}); restore it") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is damaged: expected a JSON object; restore it")
+    return found
 
 
 def published_in(folder: str | os.PathLike) -> dict[str, dict]:

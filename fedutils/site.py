@@ -100,7 +100,7 @@ def _index(notebooks: Mapping[str, NotebookNode], results_dir: Path) -> str:
 
 
 def _title_and_question(notebook: NotebookNode) -> tuple[str, str]:
-    title, *paragraphs = notebook.cells[0].source.split("\n\n")
+    title, *paragraphs = (notebook.cells[0].source if notebook.cells else "").split("\n\n")
     questions = (p for p in paragraphs if p.startswith("**Question.**"))
     question = next(questions, "").removeprefix("**Question.**")
     return title.lstrip("# "), " ".join(question.split())

@@ -61,6 +61,26 @@ def data_of(config: dict, fingerprint: str) -> dict[str, object]:
     return {**complete, "fingerprint": fingerprint}
 
 
+def mismatch(one: dict, other: dict) -> tuple[str, object, object] | None:
+    """Returns what two runs must have in common in one folder, and do not.
+
+    Args:
+        one: A run's `config` and `data_fingerprint`.
+        other: Another's.
+
+    Returns:
+        The first setting that differs, with both values; None if there is none.
+    """
+    pairs = [(protocol_of(one["config"]), protocol_of(other["config"]))]
+    if one["config"]["data"]["name"] == other["config"]["data"]["name"]:
+        pairs.append(tuple(data_of(run["config"], run["data_fingerprint"]) for run in (one, other)))
+    for there, here in pairs:
+        for key in here:
+            if there.get(key) != here[key]:
+                return key, there.get(key), here[key]
+    return None
+
+
 def code_of(origin: dict) -> str:
     """Returns the code that made a run, as the beginning of its digest."""
     return origin["code"][:8]
@@ -81,7 +101,7 @@ def compute(folder: str | Path) -> dict[str, object]:
         `client_seconds.json` (`benchmarks/round_time.py`) says how long a client computes.
 
     Raises:
-        UsageError: If there are no records.
+        UsageError: If there are no records, or if not all are of one protocol.
     """
     folder = Path(folder)
     by_data: dict[str, dict[str, dict]] = {}
@@ -89,6 +109,15 @@ def compute(folder: str | Path) -> dict[str, object]:
         by_data.setdefault(origin["config"]["data"]["name"], {})[name] = origin
     if not by_data:
         raise UsageError(f"{folder} holds no records of a race")
+    runs = [item for origins in by_data.values() for item in origins.items()]
+    firsts = [runs[0], *(next(iter(origins.items())) for origins in by_data.values())]
+    for name, origin in runs:
+        for first, reference in firsts:
+            if found := mismatch(reference, origin):
+                raise UsageError(
+                    f"{folder} is not of one protocol: {first} was made with {found[0]} "
+                    f"{found[1]}, {name} with {found[2]}; move one of them to another folder"
+                )
     protocol, described, rows, references = {}, {}, [], []
     for dataset, origins in sorted(by_data.items()):
         one = next(iter(origins.values()))

@@ -69,7 +69,12 @@ class RunConfig:
             _require(self, name, lambda x: isinstance(x, int) and x > 0, "a positive integer")
         _require(self, "seed", lambda x: isinstance(x, int) and x >= 0, "an integer from 0 on")
         for name in ("client_learning_rate", "server_learning_rate"):
-            _require(self, name, lambda x: 0 < x < float("inf"), "a positive number")
+            _require(
+                self,
+                name,
+                lambda x: isinstance(x, int | float) and 0 < x < float("inf"),
+                "a positive number",
+            )
 
     @property
     def task(self) -> str:

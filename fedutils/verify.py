@@ -46,15 +46,28 @@ def problems(root: str | Path = provenance.REPOSITORY, *, computed: bool = True)
     """
     root = Path(root)
     for folder in (report.RACE, report.TRIALS, report.PROFILE):
-        yield from records(root / folder)
+        yield from _or_why(records(root / folder))
     for folder in (report.RACE, report.TRIALS):
         if (root / folder).exists():
-            yield from race(root / folder)
-    yield from side_by_side(root)
-    yield from manifest.problems(root / report.PROFILE, notebooks.names(), root / "notebooks")
-    yield from readme(root)
+            yield from _or_why(race(root / folder))
+    yield from _or_why(side_by_side(root))
+    yield from _or_why(_notebooks(root))
+    yield from _or_why(readme(root))
     if computed:
-        yield from (problem for claim in claims.read(root) for problem in claims.check(claim, root))
+        for claim in claims.read(root):
+            yield from _or_why(claims.check(claim, root))
+
+
+def _or_why(found: Iterator[str]) -> Iterator[str]:
+    """Problems, and why no more could be found, if so."""
+    try:
+        yield from found
+    except UsageError as error:
+        yield str(error)
+
+
+def _notebooks(root: Path) -> Iterator[str]:
+    yield from manifest.problems(root / report.PROFILE, notebooks.names(), root / "notebooks")
 
 
 def records(folder: Path) -> Iterator[str]:
@@ -70,6 +83,7 @@ def records(folder: Path) -> Iterator[str]:
         text = path.read_bytes()
         if hashlib.sha256(text).hexdigest() != origin.get("records_sha256"):
             yield f"{folder.name}: the records of {name} are not those that its run made{_ANEW}"
+            continue  # what they say means nothing, if it can be read at all
         table = pd.read_csv(path)
         if table["round"].tolist() != list(range(origin["config"]["rounds"] + 1)):
             yield f"{folder.name}: the records of {name} do not have each of its rounds once{_ANEW}"

@@ -21,6 +21,7 @@ import tensorflow as tf
 from fedutils.codecs import base
 from fedutils.codecs.base import Codec, Params
 from fedutils.codecs.entropy.ans import Ans
+from fedutils.errors import UsageError
 
 
 class Received(NamedTuple):
@@ -53,6 +54,17 @@ class Wire:
     n: int
     weighted: bool
     reports: bool = False
+
+    def __post_init__(self):
+        """Raises UsageError on parameters that cannot be told to clients."""
+        for name, value in self.codec.default_params().items():
+            if name in ("seed", "context", "weight"):
+                raise UsageError(f"a codec's parameter cannot be called {name!r}: rename it")
+            if np.ndim(value) and np.any(np.round(value) != value):
+                raise UsageError(
+                    f"the codec's parameter {name!r} is a vector, so clients get whole numbers, "
+                    "and not all of it is whole: scale it"
+                )
 
     @property
     def vectors(self) -> dict[str, int]:

@@ -87,8 +87,10 @@ def test_training_batches():
     [
         ({"name": "mnist"}, "unknown data set 'mnist'"),
         ({"partition": "random"}, "unknown partition 'random'"),
-        ({"concentration": 0.0}, "must be positive"),
-        ({"concentration": -1.0}, "must be positive"),
+        ({"concentration": 0.0}, "must be from 0.001 to 1e6"),
+        ({"concentration": -1.0}, "must be from 0.001 to 1e6"),
+        ({"concentration": float("nan")}, "must be from 0.001 to 1e6"),
+        ({"seed": -1}, "must be an integer from 0 on"),
         ({"classes": 62}, "mnist5k has no variant of 62 classes"),
         ({"name": "emnist", "classes": 11}, "no variant of 11 classes"),
     ],

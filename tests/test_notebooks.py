@@ -45,17 +45,6 @@ def test_links_lead_to_notebooks(name):
         assert (REPOSITORY / "notebooks" / target).exists(), target
 
 
-def test_the_budget_that_a_notebook_draws_is_the_recipes():
-    from fedutils import controllers, recipes
-
-    layout = [(60, 50), (50,)]
-    aggregator = recipes.get("adaptive").aggregator(1)
-    _, controller = aggregator._compression.for_layout(layout)
-    (rate,) = (part for part in controller.parts if isinstance(part, controllers.TargetRate))
-    text = (REPOSITORY / "notebooks" / "03_adaptive_compression.ipynb").read_text()
-    assert f'budgets={{\\"adaptive\\": ({rate.bits}, {rate.doubling})}}' in text
-
-
 @pytest.mark.notebook
 @pytest.mark.parametrize("name", NAMES)
 def test_executes_headless(name, executed, no_process_left):

@@ -102,6 +102,8 @@ def test_every_recipe_names_its_paper_and_says_what_it_does():
         ("drive@unbiased=False", "drive@unbiased=false"),
         ("qsgd@levels=2500000000", "qsgd@levels=2500000000"),
         ("top-k@fraction=0.010", "top-k"),  # its own value
+        ("study@threshold=10000000000000", "study@threshold=10000000000000"),
+        ("qsgd@levels=1e16", "qsgd@levels=1e16"),
     ],
 )
 def test_a_name_sets_parameters_and_has_one_spelling(name, expected):
@@ -125,7 +127,7 @@ def test_parameters_of_a_name_reach_what_adapts():
     codec, controller = (
         recipes.get("adaptive@budget=700+size=512")
         .aggregator(0)
-        ._compression.for_layout([(300, 200), (200,)])
+        .compression.for_layout([(300, 200), (200,)])
     )
     assert codec.stages[0].size == 512
     assert "bits=700" in repr(controller)
@@ -134,11 +136,14 @@ def test_parameters_of_a_name_reach_what_adapts():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("top-k@fraction=2", r"fraction of 'top-k' must be a number above 0, 1 at most, not '2'"),
+        ("top-k@fraction=2", r"'top-k@fraction=2' cannot be: fraction of TopK must be"),
         ("top-k@fraction=-1", "above 0"),
         ("top-k@fraction=nan", "not 'nan'"),
         ("qsgd@levels=inf", "not 'inf'"),
-        ("study@bits=2.5", "must be a whole number above 0, 16 at most"),
+        ("study@bits=2.5", "must be a whole number above 0"),
+        ("study@bits=31", "bits of MinMax must be from 1 to 16"),
+        ("3lc@sparsity=0.5", "at least 1 and below 2"),
+        ("qsgd@levels=1e-60", "unit of Norm must be"),
         ("drive@unbiased=2", "must be true or false"),
         ("top-k@size=1", "what it can have: top-k@fraction=…"),
         ("top-k@", "cannot have ''"),

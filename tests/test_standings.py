@@ -177,3 +177,21 @@ def test_trials_stand_by_their_recipe_in_the_order_of_their_bits(raced):
     page = (folder / "race.md").read_text()
     assert "`top-k` with fraction=0.2." in page and "`qsgd-coarse` with levels=1." in page
     assert standings.is_own("adaptive@size=512") and not standings.is_own("adaptive@x=1")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"client_learning_rate": 0.5}, "client_learning_rate"),
+        ({"data": {"name": "synthetic", "seed": 1}}, "seed"),
+    ],
+)
+def test_a_folder_of_two_protocols_has_no_tables(raced, change, words):
+    folder = raced({("none", 1): (100, 20), ("qsgd", 1): (10, 20)})
+    origins = results.origins_of(folder)
+    origins["qsgd-seed1"]["config"] |= change
+    results.write_json(folder / "provenance.json", origins)
+    with pytest.raises(
+        UsageError, match=f"not of one protocol: .* made with {words} .* qsgd-seed1"
+    ):
+        standings.compute(folder)

@@ -8,7 +8,7 @@ import string
 import pytest
 from support import REPOSITORY
 
-from fedutils import manifest, notebooks, report, verify
+from fedutils import manifest, notebooks, race_page, report, verify
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 
@@ -133,3 +133,24 @@ def test_figures_older_than_their_records_or_notebook_are_found(copy, tmp_path):
     found = manifest.problems(folder, [*names, "77_new"], changed)
     assert f"quick: the code of notebook {names[0]} changed since its execution" in found
     assert "quick: notebook 77_new was not executed" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("race/records/emnist/none-seed1.csv", b"", "records of emnist/none-seed1 are not those"),
+        ("race/records/emnist/none-seed1.csv", b"\xff\xfe\x00", "are not those"),
+        ("race/records/emnist/none-seed1.csv", b"<html>\n", "are not those"),
+        ("quick/provenance.json", b'{"a": ', "provenance.json is damaged: expected JSON"),
+        ("race/provenance.json", b"[]", "provenance.json is damaged: expected a JSON object"),
+        ("quick/manifest.json", b'{"00_setup": {}}', "manifest.json is damaged: 00_setup lacks"),
+        ("quick/manifest.json", b"{", "manifest.json is damaged"),
+    ],
+)
+def test_damaged_files_are_problems_and_hide_no_others(copy, monkeypatch, name, content, words):
+    (copy / "results" / name).write_bytes(content)
+    (copy / "results" / "trials" / "race.csv").write_text("changed")
+    monkeypatch.setattr(race_page, "draw", lambda *arguments: None)  # it is slow
+    found = list(verify.problems(copy, computed=False))
+    assert any(words in problem for problem in found), found
+    assert any("trials: race.csv is not what" in problem for problem in found)

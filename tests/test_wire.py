@@ -1,12 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from fedutils import adaptive
-from fedutils.codecs.base import chain, tensors
+from fedutils.codecs.base import Stage, chain, tensors
 from fedutils.codecs.entropy.packing import FixedWidth
 from fedutils.codecs.quantizers import Stochastic
 from fedutils.codecs.transforms import Rms, Step
+from fedutils.errors import UsageError
 from fedutils.wire import Wire
 
 COARSE = chain(Rms(), Step(2.0), Stochastic(), FixedWidth())
@@ -134,3 +137,29 @@ def test_every_bit_of_the_string_is_under_the_check(codec, value):
         data = bytearray(string)
         data[bit // 8] ^= 1 << bit % 8
         assert not bool(decode(bytes(data)).ok), bit
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(Stage):
+    """A stage with a parameter."""
+
+    name: str
+    start: tuple[float, ...]
+
+    def default_params(self):
+        return {self.name: np.array(self.start, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "words"),
+    [
+        ("levels", (1.0, 1.5), "'levels' is a vector.*not all of it is whole"),
+        ("seed", (1.0,), "cannot be called 'seed'"),
+        ("weight", (1.0,), "cannot be called 'weight'"),
+        ("context", (1.0,), "cannot be called 'context'"),
+    ],
+)
+def test_parameters_that_clients_cannot_be_told_are_refused(name, start, words):
+    codec = chain(Told(name, start), COARSE)
+    with pytest.raises(UsageError, match=words):
+        Wire(codec, N, weighted=True)

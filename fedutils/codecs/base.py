@@ -29,9 +29,13 @@ import numpy as np
 import tensorflow as tf
 
 from fedutils.codecs.entropy.nonzeros import NonzeroCoder, Nonzeros, spread
+from fedutils.errors import UsageError
 
 Params = Mapping[str, tf.Tensor]
 """What server and clients share in this round: name -> float32 scalar, or vector (a context)."""
+
+Layout = Sequence[tuple[int, ...]]
+"""The shapes of a model's variables."""
 
 Length = int | tf.Tensor
 """A vector's length: a Python int where it is known, else a scalar int32 tensor."""
@@ -65,6 +69,7 @@ class Stage:
     unbiased: over the seeds, the decoded vector's expectation is the input.
     lossless: the decoded vector is the input, bit for bit.
     needs_seed: the decoder must know the seed, so the payload carries it.
+    limits: the least and the greatest value that a field may have, by name.
     elementwise: `decode` makes an element of an element, wherever it is, so that equal ones need
       be decoded once.
 
@@ -78,6 +83,17 @@ class Stage:
     lossless: ClassVar[bool] = False
     needs_seed: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    def __post_init__(self):
+        """Raises UsageError if a field is beyond its `limits`."""
+        for name, (least, greatest) in self.limits.items():
+            value = getattr(self, name)
+            if not least <= value <= greatest:
+                raise UsageError(
+                    f"{name} of {type(self).__name__} must be from {least:g} to {greatest:g}, "
+                    f"not {value!r}"
+                )
 
     def side_size(self) -> int:
         """How many float32 numbers `encode` hands to `decode`."""
@@ -147,6 +163,12 @@ class Codec:
             dtype = getattr(part, "emits", None)
         if " at 0x" in repr(self):
             raise ValueError(f"{self!r} has no lasting identity: use dataclasses, not functions.")
+        for part in (*self.stages, self.coder):
+            if arrays := [name for name, it in vars(part).items() if isinstance(it, np.ndarray)]:
+                raise ValueError(
+                    f"{type(part).__name__} has arrays ({', '.join(arrays)}), which do not print "
+                    "in full and so have no lasting identity: use tuples."
+                )
         names = [name for stage in self.stages for name in stage.default_params()]
         if len(names) != len(set(names)):
             raise ValueError(f"Two stages share a parameter's name: {names}.")

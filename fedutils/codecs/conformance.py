@@ -6,16 +6,14 @@ print(conformance.check(my_codec))
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from fedutils.codecs.base import Codec, chain, tensors, total
+from fedutils.codecs.base import Codec, Layout, chain, tensors, total
 from fedutils.codecs.transforms import Clip
-
-Layout = Sequence[tuple[int, ...]]
 
 
 class NonConformance(AssertionError):

@@ -8,17 +8,24 @@ step of their own.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import tensorflow as tf
 
-from fedutils.codecs.base import Codec, Decoded, Encoded, Length, Stage, chain, is_finite, total
+from fedutils.codecs.base import (
+    Codec,
+    Decoded,
+    Encoded,
+    Layout,
+    Length,
+    Stage,
+    chain,
+    is_finite,
+    total,
+)
 from fedutils.codecs.entropy.context import Context
 from fedutils.codecs.quantizers import Nearest
 from fedutils.codecs.transforms import Rms, Scale
-
-Layout = Sequence[tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)

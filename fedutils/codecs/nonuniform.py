@@ -32,6 +32,7 @@ class GaussianLevels(Stage):
 
     bits: int = 1
     unbiased: bool = dataclasses.field(default=True, kw_only=True)
+    limits: ClassVar = {"bits": (1, 8)}
     emits: ClassVar[tf.DType] = tf.int32
 
     def side_size(self) -> int:
@@ -71,6 +72,7 @@ class FittedLevels(Stage):
     bits: int = 4
     iterations: int = 30
     sample: int = 2**16
+    limits: ClassVar = {"bits": (1, 12), "iterations": (0, 1000), "sample": (1, 2**31 - 1)}
     unbiased: ClassVar[bool] = False
     emits: ClassVar[tf.DType] = tf.int32
 
@@ -137,6 +139,7 @@ class ExponentialLevels(Quantizer):
     """
 
     depth: int = 10
+    limits: ClassVar = {"depth": (1, 100)}
 
     def rounded(self, x, seed):
         """The level's number: linear between two levels, then stochastic rounding."""

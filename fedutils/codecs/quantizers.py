@@ -159,6 +159,7 @@ class MinMax(Stage):
     bits: int = 8
     sizes: tuple[int, ...] = ()
     unbiased: bool = dataclasses.field(default=True, kw_only=True)
+    limits: ClassVar = {"bits": (1, 16)}
     emits: ClassVar[tf.DType] = tf.int32
 
     def side_size(self) -> int:

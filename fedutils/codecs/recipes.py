@@ -7,9 +7,9 @@ What a paper does to each layer, bucket or column is done to the whole update, u
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from fedutils.codecs.base import Codec, Stage, chain
+from fedutils.codecs.base import Codec, Layout, Stage, chain
 from fedutils.codecs.entropy.ans import Ans
 from fedutils.codecs.entropy.context import Context
 from fedutils.codecs.entropy.elias import EliasGamma
@@ -22,8 +22,7 @@ from fedutils.codecs.quantizers import MinMax, Nearest, Stochastic, TwoMeans
 from fedutils.codecs.sparsifiers import RandomK, Threshold, TopK
 from fedutils.codecs.ternary import Ternary
 from fedutils.codecs.transforms import Clip, Hadamard, Max, Norm, RelativeStep, Rms, SetAside, Step
-
-Layout = Sequence[tuple[int, ...]]
+from fedutils.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +150,8 @@ def three_lc(layout: Layout, sparsity: float = 1.0) -> Codec:
 
     sparsity: the paper's s, at least 1 and below 2; more makes more zeros.
     """
+    if not 1 <= sparsity < 2:
+        raise UsageError(f"sparsity of 3lc must be at least 1 and below 2, not {sparsity}")
     return chain(Max(sparsity), Nearest(), Ternary())
 
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from fedutils.codecs.base import Decoded, Encoded, Stage, length_of, total
 from fedutils.codecs.entropy import known, lines
-from fedutils.codecs.entropy.lines import LEVELS, Layout
+from fedutils.codecs.entropy.lines import LEVELS, Lines
 from fedutils.codecs.entropy.nonzeros import (
     NonzeroCoder,
     Nonzeros,
@@ -29,6 +29,7 @@ from fedutils.codecs.entropy.nonzeros import (
     nonzeros_of,
     symbols_of,
 )
+from fedutils.errors import UsageError
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -127,18 +128,20 @@ class Pool(Stage):
     size: of the pool. Several times the nonzeros that are sent of it costs little accuracy.
     exponent: as in `LineSteps`, whose work it does too.
 
-    ValueError if the size times the number of weights is above 2^41, where integers overflow.
+    UsageError if the size times the number of weights is above 2^41, where integers overflow.
     """
 
     shapes: Shapes
     size: int
     exponent: float = 0.5
     needs_seed: ClassVar[bool] = True
+    limits: ClassVar = {"size": (1, 2**31 - 1)}
 
     def __post_init__(self):
+        super().__post_init__()
         n = total(self.shapes)
         if self.size * n > _MOST_DRAWN:
-            raise ValueError(
+            raise UsageError(
                 f"A pool of {self.size} of {n} weights cannot be drawn in 64-bit integers: let it "
                 f"have at most {_MOST_DRAWN // n}."
             )
@@ -190,7 +193,7 @@ class Pool(Stage):
             odds.append(tf.reshape(tf.gather(_odds(self.exponent), sums + 2 * LARGEST), [-1]))
         ends = tf.cumsum(tf.concat([tf.zeros([0], tf.int64), *odds], 0))
         whole = ends[-1]
-        offset = tf.random.stateless_uniform([], seed, 0, whole, tf.int64)
+        offset = tf.random.stateless_uniform([], seed, 0, whole, tf.int64, alg="philox")
         drawn = tf.searchsorted(
             ends, (tf.range(self.size, dtype=tf.int64) * whole + offset) // self.size, side="right"
         )
@@ -300,7 +303,7 @@ def _no_lines(shapes: Shapes) -> dict[str, np.ndarray]:
     return {"lines": np.zeros(len(lines.layout_of(shapes).line_list), np.float32)}
 
 
-def _matrices(layout: Layout, x: tf.Tensor) -> list[tf.Tensor]:
+def _matrices(layout: Lines, x: tf.Tensor) -> list[tf.Tensor]:
     """The variables as matrices, whose rows and columns are the lines."""
     sizes = layout.list_weights[: layout.variables]
     pieces = tf.split(x, sizes)
@@ -317,13 +320,13 @@ def _odds(exponent: float) -> tf.Tensor:
     return tf.constant(np.round(2 ** (np.clip(halves, -16, 24) / 2 + 10)).astype(np.int64))
 
 
-def _lists(layout: Layout, of_lines: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
+def _lists(layout: Lines, of_lines: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
     """What belongs to the rows and to the columns of each variable."""
     parts = tf.split(of_lines, layout.list_lines)
     return list(zip(parts[: layout.variables], parts[layout.variables :], strict=True))
 
 
-def _of_weights(layout: Layout, of_lines: tf.Tensor) -> tf.Tensor:
+def _of_weights(layout: Lines, of_lines: tf.Tensor) -> tf.Tensor:
     """Each weight's row's number plus its column's: float32[E] -> float32[n]."""
     sums = [tf.reshape(r[:, None] + c[None, :], [-1]) for r, c in _lists(layout, of_lines)]
     return tf.concat([tf.zeros([0]), *sums], 0)

@@ -18,6 +18,7 @@ class Threshold(Stage):
 
     size: float = 1.0
     unbiased: ClassVar[bool] = False
+    limits: ClassVar = {"size": (0, 1e30)}
 
     def default_params(self):
         """The threshold to start from."""
@@ -38,6 +39,7 @@ class TopK(Stage):
 
     fraction: float = 0.01
     unbiased: ClassVar[bool] = False
+    limits: ClassVar = {"fraction": (1e-9, 1)}
 
     def encode(self, x, params, seed):
         """Sets all but the largest to zero; of equals, the first stay."""
@@ -61,6 +63,7 @@ class RandomK(Stage):
     fraction: float = 0.01
     unbiased: bool = dataclasses.field(default=True, kw_only=True)
     needs_seed: ClassVar[bool] = True
+    limits: ClassVar = {"fraction": (1e-9, 1)}
 
     def length(self, n: Length) -> Length:
         """Only what is kept."""

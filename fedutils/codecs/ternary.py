@@ -22,10 +22,12 @@ class Ternary:
     zero_runs: bool = True
 
     def encode(self, values: tf.Tensor) -> tf.Tensor:
-        """int32[m] of -1, 0, 1 -> uint8[?]."""
+        """int32[m] of -1, 0, 1 -> uint8[?]; of others, nothing, which does not decode."""
         digits = tf.pad(values, [[0, -tf.size(values) % 5]]) + 1
         data = tf.reduce_sum(tf.reshape(digits, [-1, 5]) * _DIGITS, axis=1)
-        return tf.cast(_shorten(data) if self.zero_runs else data, tf.uint8)
+        data = tf.cast(_shorten(data) if self.zero_runs else data, tf.uint8)
+        ternary = tf.reduce_all((values >= -1) & (values <= 1))
+        return data[: tf.where(ternary, tf.size(data), 0)]
 
     def decode(self, data: tf.Tensor, m: Length) -> Decoded:
         """uint8[?] -> int32[m]."""

@@ -24,6 +24,7 @@ class Scale(Stage):
     unit: float = 1.0
 
     elementwise: ClassVar[bool] = True
+    limits: ClassVar = {"unit": (1e-20, 1e20)}
 
     def statistic(self, x: tf.Tensor) -> tf.Tensor:
         """float32[n] -> float32 scalar, proportional to x."""
@@ -81,6 +82,7 @@ class Step(Stage):
     size: float = 1.0
 
     elementwise: ClassVar[bool] = True
+    limits: ClassVar = {"size": (1e-20, 1e20)}
 
     def default_params(self):
         """The quantization step to start from."""
@@ -152,6 +154,7 @@ class ClientStep(Stage):
     guess: float = 100.0
 
     elementwise: ClassVar[bool] = True
+    limits: ClassVar = {"size": (1e-20, 1e20)}
 
     def default_params(self):
         """The quantization step and the unit of weight to start from."""
@@ -177,6 +180,7 @@ class Clip(Stage):
     """Limits magnitudes to `limit` root mean squares (biased)."""
 
     limit: float = 2.5
+    limits: ClassVar = {"limit": (1e-20, 1e20)}
     unbiased: ClassVar[bool] = False
 
     def encode(self, x, params, seed):

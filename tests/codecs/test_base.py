@@ -6,13 +6,14 @@ import pytest
 import tensorflow as tf
 
 from fedutils import fuzz
-from fedutils.codecs import base
+from fedutils.codecs import base, floats, nonuniform, quantizers, sparsifiers, transforms
 from fedutils.codecs.base import Decoded, Encoded, Stage, chain, from_bytes, tensors, to_bytes
 from fedutils.codecs.entropy.nonzeros import NonzeroCoder
 from fedutils.codecs.entropy.packing import FixedWidth
 from fedutils.codecs.floats import Raw, SparseFloats
 from fedutils.codecs.quantizers import Dithered, Nearest
 from fedutils.codecs.transforms import Max, Rms, Step
+from fedutils.errors import UsageError
 
 SEED = tf.constant([1, 2])
 
@@ -200,3 +201,32 @@ def test_no_vector_between_stages_and_coder_changes_nothing(name):
 
 def test_some_stages_and_coders_need_no_vector():
     assert {"default", "context", "mitchell", "adaptive", "two-way"} <= set(SPARSELY)
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "message"),
+    [
+        (quantizers.MinMax, {"bits": 31}, "bits of MinMax must be from 1 to 16, not 31"),
+        (quantizers.MinMax, {"bits": 0}, "from 1 to 16"),
+        (nonuniform.GaussianLevels, {"bits": 9}, "from 1 to 8"),
+        (nonuniform.FittedLevels, {"bits": 0}, "from 1 to 12"),
+        (nonuniform.ExponentialLevels, {"depth": 101}, "from 1 to 100"),
+        (sparsifiers.TopK, {"fraction": 0.0}, "from 1e-09 to 1"),
+        (sparsifiers.RandomK, {"fraction": 1.5}, "from 1e-09 to 1"),
+        (transforms.Norm, {"unit": 1e30}, "unit of Norm"),
+        (transforms.Step, {"size": float("nan")}, "size of Step"),
+        (transforms.Clip, {"limit": -1.0}, "limit of Clip"),
+    ],
+)
+def test_a_stage_refuses_what_it_cannot_do(stage, fields, message):
+    with pytest.raises(UsageError, match=message):
+        stage(**fields)
+
+
+def test_arrays_do_not_identify_a_codec():
+    @dataclasses.dataclass(frozen=True)
+    class Table(base.Stage):
+        numbers: np.ndarray
+
+    with pytest.raises(ValueError, match=r"Table has arrays \(numbers\).*use tuples"):
+        base.chain(Table(np.zeros(2000, np.float32)), floats.Raw())

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from fedutils.codecs.ternary import Ternary
 
@@ -53,3 +54,14 @@ def test_bytes_for_another_length_are_rejected(data):
 
 def test_bytes_of_runs_are_rejected_where_there_are_none():
     assert not bool(Ternary(zero_runs=False).decode(np.uint8([243]), 10)[1])
+
+
+@pytest.mark.parametrize("zero_runs", [True, False])
+@pytest.mark.parametrize("bad", [2, -2, 2**31 - 1])
+def test_other_symbols_give_nothing_that_decodes(zero_runs, bad):
+    coder = Ternary(zero_runs)
+    for m in (1, 5, 12):
+        values = tf.constant([0] * (m - 1) + [bad])
+        data = coder.encode(values)
+        assert tf.size(data) == 0
+        assert not coder.decode(data, m)[1]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from fedutils.codecs.entropy import bitio, lines, segments
-from fedutils.codecs.entropy.lines import LEVELS, Layout, Where
+from fedutils.codecs.entropy.lines import LEVELS, Lines, Where
 from fedutils.codecs.entropy.nonzeros import NonzeroCoder, Nonzeros, ascending, symbols_of
 
 # Half octaves between levels; the first is one level for all, the second one for all lines that
@@ -118,7 +118,7 @@ class Context(NonzeroCoder):
         return index, *symbols_of(values, opened.centre, ok)
 
 
-def fit(layout: Layout, where: Where, values: tf.Tensor) -> tuple[Model, tf.Tensor]:
+def fit(layout: Lines, where: Where, values: tf.Tensor) -> tuple[Model, tf.Tensor]:
     """The model of nonzeros, and about how many bits it saves, a float64 scalar.
 
     Bits are those of geometric magnitudes: lines of a list that share a level share a mean.
@@ -160,7 +160,7 @@ def fit(layout: Layout, where: Where, values: tf.Tensor) -> tuple[Model, tf.Tens
     return model, gain
 
 
-def _levels_at(layout: Layout, activity: tf.Tensor, choice: int) -> tuple[tf.Tensor, ...]:
+def _levels_at(layout: Lines, activity: tf.Tensor, choice: int) -> tuple[tf.Tensor, ...]:
     """Levels int64[E], bases int64[2V] and estimated bits float64[2V] with step `choice`.
 
     A column's level is relative to the mean of its variable.
@@ -209,7 +209,7 @@ def _scale(choice: tf.Tensor, base: tf.Tensor) -> tf.Tensor:
     return base[:, None] + step[:, None] * tf.range(-1, LEVELS - 1, dtype=tf.int64)
 
 
-def _side(layout: Layout, model: Model) -> segments.Side:
+def _side(layout: Lines, model: Model) -> segments.Side:
     """What `segments` sends along."""
     header = tf.concat([model.choice, bitio.zigzag(model.base), model.signed], 0)
     contexts, context = _side_contexts(layout, header)
@@ -220,14 +220,14 @@ def _side(layout: Layout, model: Model) -> segments.Side:
     return segments.Side(header, contexts, context, token, flags)
 
 
-def _parse(layout: Layout, header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _parse(layout: Lines, header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Choices, bases and which variables are signed, in range whatever the header holds."""
     lists = 2 * layout.variables
     base = tf.clip_by_value(bitio.unzigzag(header[lists : 2 * lists]), -1000, 1000)
     return tf.minimum(header[:lists], len(_STEPS) - 1), base, header[2 * lists :]
 
 
-def _side_contexts(layout: Layout, header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _side_contexts(layout: Lines, header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Number of histograms of levels, and the one of each level that is sent."""
     sent = header[: 2 * layout.variables] > 0
     own = tf.constant(layout.list_lines >= _OWN_HISTOGRAM)
@@ -239,7 +239,7 @@ def _side_contexts(layout: Layout, header: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     return shared + some, tf.gather(context, used)
 
 
-def _levels(layout: Layout, choice: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+def _levels(layout: Lines, choice: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
     """Levels of all lines, int64[E], from those that were sent."""
     sent = tf.cast(tf.gather(choice, layout.line_list) > 0, tf.int64)
     tokens = tf.concat([tf.cast(tokens, tf.int64), [1]], 0)
@@ -247,7 +247,7 @@ def _levels(layout: Layout, choice: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(tf.gather(tokens, rank), 0, LEVELS - 1)
 
 
-def _tells_sign(layout: Layout, signed: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+def _tells_sign(layout: Lines, signed: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
     """Which lines have a sign flag, bool[E]: columns with nonzeros, of signed variables."""
     variable, is_column = layout.line_list % layout.variables, layout.line_list >= layout.variables
     return tf.constant(is_column) & (level > 0) & (tf.gather(signed, variable) > 0)

@@ -20,7 +20,7 @@ _ROW = 256  # Weights in a row of a variable that has no such rows of its own.
 _FEW = 8  # Fewer rows or columns than these are no matrix.
 
 
-class Layout(NamedTuple):
+class Lines(NamedTuple):
     """Where variables and their lines are.  Rows of all variables come before all columns.
 
     V variables have 2V lists of lines: variable v's rows are list v, its columns list V + v.
@@ -87,7 +87,7 @@ class Order(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def layout_of(shapes: tuple[tuple[int, ...], ...]) -> Layout:
+def layout_of(shapes: tuple[tuple[int, ...], ...]) -> Lines:
     """The layout of variables of these shapes, one after the other.
 
     A long variable of few columns or rows, whose lines would say little and be many, counts as a
@@ -104,7 +104,7 @@ def layout_of(shapes: tuple[tuple[int, ...], ...]) -> Layout:
     first_start = np.concatenate([np.cumsum(sizes) - sizes, np.zeros_like(sizes)])
     stride = np.concatenate([columns, np.ones_like(columns)])
     rank = np.arange(len(line_list)) - first_line[line_list]
-    return Layout(
+    return Lines(
         ends=np.cumsum(sizes),
         columns=columns,
         first_line=first_line,
@@ -124,7 +124,7 @@ def _pieces(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [(size // _ROW, _ROW), (size % _ROW,)]
 
 
-def locate(layout: Layout, index: tf.Tensor) -> Where:
+def locate(layout: Lines, index: tf.Tensor) -> Where:
     """Variables and lines of the weights at these indices of the vector, int64[k]."""
     variable = tf.searchsorted(tf.constant(layout.ends), index, side="right", out_type=tf.int64)
     offset = index - tf.gather(layout.ends - layout.list_weights[: layout.variables], variable)
@@ -134,11 +134,11 @@ def locate(layout: Layout, index: tf.Tensor) -> Where:
     return Where(variable, row, column)
 
 
-def order_of(layout: Layout, level: tf.Tensor, scale: tf.Tensor) -> Order:
+def order_of(layout: Lines, level: tf.Tensor, scale: tf.Tensor) -> Order:
     """The order of weights.
 
     Args:
-        layout: see `Layout`.
+        layout: see `Lines`.
         level: int64[E], in [0, LEVELS).
         scale: int64[2V, LEVELS], half octaves that each level of each list stands for; a
             weight's expected magnitude is that of its row times that of its column.
@@ -195,7 +195,7 @@ def position_of(order: Order, where: Where) -> tf.Tensor:
     return tf.gather(order.start, block) + inside + tf.gather(order.line_rank, where.column)
 
 
-def index_of(layout: Layout, order: Order, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def index_of(layout: Lines, order: Order, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Inverse of `position_of`: indices in the vector, and the column line of each, int64[k]."""
     row_key = order.sorted_block // LEVELS
     column_key = (row_key // LEVELS + layout.variables) * LEVELS + order.sorted_block % LEVELS
