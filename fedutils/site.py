@@ -27,7 +27,8 @@ def build(
     Args:
         results_dir: Folder of a profile's executed notebooks, figures and records.
         out: Folder of the site.
-        race_dir: Folder of the race's tables and records; it may be missing.
+        race_dir: Folder of the race's tables and records, which has `trials` beside it; either
+            may be missing.
 
     Returns:
         The site's first page.
@@ -49,6 +50,7 @@ def build(
     runs = {
         "The notebooks": results.origins_of(results_dir),
         "The race": results.origins_of(race_dir),
+        "The trials": results.origins_of(race_dir.with_name("trials")),
     }
     chosen = [
         pages.Page("index", "Overview", _index(notebooks, results_dir), provenance.REPOSITORY),
@@ -62,12 +64,16 @@ def build(
         results_dir / "notebooks": "index.html#executed-notebooks",
         **{_SOURCES / f"{name}.ipynb": f"{name}.html" for name in notebooks},
     }
-    table = race_dir / "race.md"
-    if table.exists():
-        chosen.append(pages.Page("race", "Race", table.read_text(encoding="utf-8"), race_dir))
-        addresses |= {race_dir: "race.html", table: "race.html"}
+    folders = {results_dir: ""}
+    for name, folder in (("race", race_dir), ("trials", race_dir.with_name("trials"))):
+        table = folder / "race.md"
+        folders[folder] = name
+        if table.exists():
+            text = table.read_text(encoding="utf-8")
+            chosen.append(pages.Page(name, name.capitalize(), text, folder))
+            addresses |= {folder: f"{name}.html", table: f"{name}.html"}
+    folders[provenance.REPOSITORY] = "repository"
     chosen.append(pages.Page("provenance", "Provenance", _provenance(runs), results_dir))
-    folders = {results_dir: "", race_dir: "race", provenance.REPOSITORY: "repository"}
     links = pages.Links(addresses, folders)
     try:
         pages.write(chosen, links, _signature(runs), out)

@@ -93,7 +93,7 @@ def compute(folder: str | Path) -> dict[str, object]:
         folder: The race's.
 
     Returns:
-        `protocol`: what the runs have in common, and what the columns mean; `recipes`: the rows
+        `name`: the folder's; `protocol`: what the runs have in common, and what the columns mean; `recipes`: the rows
         of `analysis.standings`, data set by data set, with `own` (whether it is this project's),
         `label`, `dataset`, and the `code` (digests) and `commit`s that made the records;
         `references`: such rows of the reference, with those seeds alone that some recipe has;
@@ -144,7 +144,13 @@ def compute(folder: str | Path) -> dict[str, object]:
             rows.append({**head, **row, **code})
     protocol |= {"data": described, "targets": TARGETS, "definitions": DEFINITIONS}
     times = _times(folder, records(folder), protocol["clients_per_round"])
-    return {"protocol": protocol, "recipes": rows, "references": references, "times": times}
+    return {
+        "name": folder.resolve().name,
+        "protocol": protocol,
+        "recipes": rows,
+        "references": references,
+        "times": times,
+    }
 
 
 class _Entrant(NamedTuple):

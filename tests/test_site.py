@@ -18,7 +18,7 @@ from fedutils.errors import UsageError
 
 RESULTS = REPOSITORY / "results" / "quick"
 NOTEBOOKS = sorted(path.stem for path in RESULTS.glob("notebooks/*.ipynb"))
-PAGES = ["index", *NOTEBOOKS, "race", "provenance"]
+PAGES = ["index", *NOTEBOOKS, "race", "trials", "provenance"]
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr", "col"}
 
 

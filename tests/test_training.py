@@ -14,6 +14,7 @@ import tensorflow as tf
 from support import REPOSITORY, environment, fedutils
 
 from fedutils import data, distributors, ledger, models, recipes, records, results, seeds, training
+from fedutils.codecs import base, floats
 from fedutils.codecs.lowrank import low_rank_change
 from fedutils.errors import UsageError
 
@@ -295,3 +296,19 @@ def test_another_seed_is_another_run(uninterrupted, run_command):
     folders = [f for f in uninterrupted.parent.iterdir() if f != uninterrupted]
     assert len(folders) == 1
     assert without_times(folders[0]) != without_times(uninterrupted)
+
+
+def test_a_codec_that_refuses_everything_ends_the_run(tmp_path, tff_worker, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Refuses(base.Stage):
+        def encode(self, x, params, seed):
+            return base.Encoded(x, ok=tf.constant(False))
+
+        def decode(self, y, side, params, seed, n):
+            return base.Decoded(y)
+
+    monkeypatch.setattr(recipes, "RECIPES", dict(recipes.RECIPES))
+    recipes.add(base.chain(Refuses(), floats.Raw()), "refuses")
+    config = training.RunConfig("refuses", SYNTHETIC, rounds=2, clients_per_round=2)
+    with pytest.raises(UsageError, match="refused what all clients of the first round sent"):
+        training.run(config, tmp_path)
