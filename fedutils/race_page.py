@@ -249,7 +249,7 @@ def _flat(row: dict) -> dict:
 def _markdown(found: dict) -> str:
     protocol, percent = found["protocol"], f"{100 * TARGETS[-1]:g}"
     lines = [
-        "# The race" if found["name"] == "race" else f"# The race: {found['name']}",
+        "# The race",
         "",
         f"Every recipe under one protocol: {protocol['rounds']} rounds of "
         f"{protocol['clients_per_round']} clients, batches of "

@@ -93,10 +93,9 @@ def compute(folder: str | Path) -> dict[str, object]:
         folder: The race's.
 
     Returns:
-        `name`: the folder's; `protocol`: what the runs have in common, and what the columns mean;
-        `recipes`: the rows of `analysis.standings`, data set by data set, with `own` (whether it
-        is this project's), `label`, `dataset`, and the `code` (digests) and `commit`s that made
-        the records;
+        `protocol`: what the runs have in common, and what the columns mean; `recipes`: the rows of
+        `analysis.standings`, data set by data set, with `own` (whether it is this project's),
+        `label`, `dataset`, and the `code` (digests) and `commit`s that made the records;
         `references`: such rows of the reference, with those seeds alone that some recipe has;
         `times`: the seconds to the last target on real links (`links.table`, by label), if
         `client_seconds.json` (`benchmarks/round_time.py`) says how long a client computes.
@@ -146,7 +145,6 @@ def compute(folder: str | Path) -> dict[str, object]:
     protocol |= {"data": described, "targets": TARGETS, "definitions": DEFINITIONS}
     times = _times(folder, records(folder), protocol["clients_per_round"])
     return {
-        "name": folder.resolve().name,
         "protocol": protocol,
         "recipes": rows,
         "references": references,
