@@ -54,8 +54,9 @@ def families(records: pd.DataFrame) -> Figure:
         kinds.setdefault(looks.kind(name).removeprefix("adaptive "), []).append(name)
     compared = kinds.pop(looks.kind("none"), [])
     count = -(-(len(kinds) + 1) // 2)
+    height = 2.9 + 0.06 * max(map(len, look_of))  # with the names above a panel
     figure, panels = plt.subplots(
-        count, 2, figsize=(11, 4.1 * count), layout="constrained", sharey=True, squeeze=False
+        count, 2, figsize=(11, height * count), layout="constrained", sharey=True, squeeze=False
     )
     for axes, (kind, names) in zip(panels.flat, kinds.items(), strict=False):
         for name, of_recipe in shown.groupby("recipe"):
@@ -67,8 +68,7 @@ def families(records: pd.DataFrame) -> Figure:
     _both_directions(panels.flat[len(kinds)], shown, look_of, floor, top)
     for axes in panels.flat[len(kinds) + 1 :]:
         axes.set_visible(False)
-    for axes in panels[:, 0]:
-        axes.set_ylabel(_ACCURACY)
+    figure.supylabel(_ACCURACY, fontsize="medium")
     return figure
 
 
@@ -296,7 +296,7 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
         looks.bits_axis(axes)
         axes.set_xlim(begin, axes.get_xlim()[1] * 4)
         axes.grid(axis="y", visible=False)
-        axes.set(title=title, xlabel="Bits of all clients until the target (÷: times fewer)")
+        axes.set(title=title, xlabel="Bits until the target (÷: times fewer)")
     _name_rows(panels[0], [row["label"] for row in rows])
     handles = [
         plt.Line2D([], [], linestyle="", marker=m, color="0.3", label=f"{100 * t:g} % accuracy")
