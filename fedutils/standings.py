@@ -190,7 +190,7 @@ def _measured(folder: Path, origins: Mapping[str, dict]) -> dict[tuple[str, int]
     parameters = _parameters(next(iter(configs.values()))) if configs else 0
     return {
         (config["recipe"], config["seed"]): analysis.measures(
-            pd.read_csv(folder / "records" / f"{name}.csv"),
+            _read(folder / "records" / f"{name}.csv"),
             clients=config["clients_per_round"],
             parameters=parameters,
             targets=TARGETS,
@@ -199,6 +199,19 @@ def _measured(folder: Path, origins: Mapping[str, dict]) -> dict[tuple[str, int]
         )
         for name, config in configs.items()
     }
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """The records in a file; UsageError if they are damaged."""
+    try:
+        found = pd.read_csv(path)
+    except ValueError as error:  # pandas' own errors are such, too
+        raise UsageError(f"the records {path} are damaged ({error}): restore them") from error
+    if missing := {"round", "test_accuracy", "cumulative_aggregated_bits"} - set(found):
+        raise UsageError(
+            f"the records {path} are damaged, they lack {', '.join(sorted(missing))}: restore them"
+        )
+    return found
 
 
 def _parameters(config: dict) -> int:
@@ -310,7 +323,7 @@ def records(folder: str | Path) -> pd.DataFrame:
     """Returns all records with their `recipe`, `dataset` and `seed`; the reference's come first."""
     folder, tables = Path(folder), []
     for name, origin in results.published_in(folder).items():
-        table = pd.read_csv(folder / "records" / f"{name}.csv")
+        table = _read(folder / "records" / f"{name}.csv")
         config = origin["config"]
         about = {"recipe": config["recipe"], "dataset": config["data"]["name"]}
         tables.append(table.assign(**about, seed=config["seed"]))

@@ -20,7 +20,7 @@ def test_what_is_published_agrees():
 @pytest.fixture
 def copy(tmp_path):
     """The repository's published part, to be damaged."""
-    for name in ("docs", "results/race", "results/trials", "results/quick"):
+    for name in ("docs", "notebooks", "results/race", "results/trials", "results/quick"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     shutil.copy(REPOSITORY / "README.md", tmp_path)
     (tmp_path / "benchmarks").mkdir()
