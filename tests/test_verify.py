@@ -118,7 +118,7 @@ def test_figures_that_their_notebook_did_not_draw_are_found(copy):
     assert "99_extra.png was drawn by no notebook" in found
 
 
-def test_figures_older_than_their_records_or_notebook_are_found(copy, tmp_path):
+def test_figures_older_than_their_records_or_notebook_are_found(copy):
     folder, names = copy / "results" / "quick", notebooks.names()
     origins, name = a_run(folder)
     origins[name]["code"] = "other"
@@ -126,8 +126,7 @@ def test_figures_older_than_their_records_or_notebook_are_found(copy, tmp_path):
     assert f"quick: figures are stale: {name} was made by other code" in manifest.problems(
         folder, names, NOTEBOOKS
     )
-    changed = tmp_path / "notebooks"
-    shutil.copytree(NOTEBOOKS, changed)
+    changed = copy / "notebooks"
     path = changed / f"{names[0]}.ipynb"
     path.write_text(path.read_text().replace("figures.style()", "figures.style()  # x"))
     found = manifest.problems(folder, [*names, "77_new"], changed)
