@@ -113,7 +113,7 @@ def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
     }
     others = [name for name in recipes if name not in known]
     for i, name in enumerate(others):
-        colour, taken = known.get(name.partition("@")[0], (_UNKNOWN, ""))
+        colour, taken = known.get(base(name), (_UNKNOWN, ""))
         free = [marker for marker in _MARKERS if marker != taken]
         place = zlib.crc32(name.encode()) if taken else i
         known[name] = (colour, free[place % len(free)])
@@ -122,17 +122,21 @@ def of(recipes: Sequence[str]) -> dict[str, dict[str, str]]:
 
 def kinds(recipes: Iterable[str]) -> dict[str, str]:
     """Returns the colours of the kinds of compression in the literature that recipes are of."""
-    recipes = {name.partition("@")[0] for name in recipes}
+    recipes = {base(name) for name in recipes}
     return {kind: colour for colour, kind in _KINDS.items() if recipes & set(_LITERATURE[colour])}
+
+
+def base(recipe: str) -> str:
+    """Returns the name of a recipe without the parameters that it may set (`recipes.get`)."""
+    return recipe.partition("@")[0]
 
 
 def kind(recipe: str) -> str:
     """Returns what kind of compression a recipe is, as figures call it."""
-    base = recipe.partition("@")[0]
-    if base in _PROJECT:
+    if base(recipe) in _PROJECT:
         return "this project's"
     for colour, names in _LITERATURE.items():
-        if base in names:
+        if base(recipe) in names:
             return _KINDS.get(colour, "uncompressed")
     return "others"
 

@@ -181,10 +181,8 @@ def trials(folder: str | Path, dataset: str) -> str:
         UsageError: If there are no records.
     """
     there = [row for row in standings.compute(folder)["recipes"] if row["dataset"] == dataset]
-    places = {recipe.name: i for i, recipe in enumerate(_recipes(row["name"] for row in there))}
-    bases = {name: name.partition("@")[0] for name in places}
-    order = {name: min(places[it] for it in places if bases[it] == bases[name]) for name in places}
-    there.sort(key=lambda row: (order[row["name"]], row["bits_per_parameter"]))
+    place = {name: i for i, name in enumerate(recipes.RECIPES)}
+    there.sort(key=lambda row: (place.get(looks.base(row["name"]), 99), row["bits_per_parameter"]))
     percent = f"{100 * TARGETS[-1]:g}"
     columns = (
         *("recipe", f"uplink to {percent} %", "rounds", "times fewer", "over all rounds"),
@@ -326,7 +324,7 @@ def _recipes(names: Iterable[str]) -> list[recipes.Recipe]:
     """Those of some recipes that are known, in the package's order, others of a kind behind it."""
     names, found = set(names), []
     for base in recipes.RECIPES:
-        found += [recipes.get(name) for name in sorted(names) if name.partition("@")[0] == base]
+        found += [recipes.get(name) for name in sorted(names) if looks.base(name) == base]
     return found
 
 
@@ -367,7 +365,7 @@ def _diverged(row: dict) -> bool:
 
 
 def _mark(recipe: str) -> str:
-    known = recipes.RECIPES.get(recipe.partition("@")[0])
+    known = recipes.RECIPES.get(looks.base(recipe))
     return "†" if known and "without error feedback" in known.paper else ""
 
 

@@ -144,12 +144,7 @@ def compute(folder: str | Path) -> dict[str, object]:
             rows.append({**head, **row, **code})
     protocol |= {"data": described, "targets": TARGETS, "definitions": DEFINITIONS}
     times = _times(folder, records(folder), protocol["clients_per_round"])
-    return {
-        "protocol": protocol,
-        "recipes": rows,
-        "references": references,
-        "times": times,
-    }
+    return {"protocol": protocol, "recipes": rows, "references": references, "times": times}
 
 
 class _Entrant(NamedTuple):
