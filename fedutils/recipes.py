@@ -136,7 +136,7 @@ _ADAPTIVE = (
     Recipe(
         "adaptive-scheduled",
         "this project",
-        "`adaptive` with planned steps, those that it had found by writer on another seed.",
+        "`adaptive` with planned steps near those found on another seed: equal ratios, 4 to 0.115.",
         functools.partial(adaptive.lean, steps=Schedule(0.115, rounds=149), step=4.0),
     ),
     Recipe(

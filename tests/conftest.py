@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import os
 import sqlite3
 import subprocess
 import sys
@@ -77,18 +79,23 @@ def executed(tmp_path_factory):
     """Executes a notebook with the smoke profile, once: name to its parameters' values.
 
     All of them share one folder of runs, `store`; each has a `results_dir` of its own, in whose
-    folder `notebooks` the executed copy is.
+    folder `notebooks` the executed copy is. Processes that test side by side share them all.
     """
     from fedutils import notebooks
 
-    folder = tmp_path_factory.mktemp("executed")
+    beside = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if beside else folder) / "executed"
+    folder.mkdir(exist_ok=True)
 
     @functools.cache
     def execute(name: str) -> dict:
         folders = {"store": str(folder / "store"), "results_dir": str(folder / name)}
         known = {k: v for k, v in folders.items() if k in notebooks.parameters(name)}
         values = notebooks.resolve([name], "smoke", known)[name]
-        assert notebooks.execute(name, values, folder / name / "notebooks", force=True)
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            notebooks.execute(name, values, folder / name / "notebooks")
         return values
 
     return execute
