@@ -280,7 +280,8 @@ def bits(recipe, model, clients, rounds, classes) -> None:
             click.echo(f"{direction.value:<20} and payload strings, measured when they are sent")
     for done in range(1, rounds + 1):
         totals = ", ".join(
-            f"{name}_bits={format_bits(done * clients * bill.bits(direction))}{strings[direction]}"
+            f"{name}_bits={format_bits(done * clients * bill.bits(direction), space='')}"
+            f"{strings[direction]}"
             for name, direction in (
                 ("broadcasted", ledger.Direction.BROADCAST),
                 ("aggregated", ledger.Direction.AGGREGATED),

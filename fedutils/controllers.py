@@ -149,7 +149,8 @@ class TargetRate:
 class TargetDistortion(_Stateless):
     """Holds the clients' normalized mean squared error: the step shrinks if they err more.
 
-    nmse: sum of the squared errors of the clients' updates over that of their squared norms.
+    nmse: sum of the squared errors of the clients' updates over that of their squared norms. An
+      update of which nothing is left has an error of 1, so beyond that the step may grow for ever.
     gain: as in `TargetRate`. The error of stochastic rounding grows in proportion to the step
       if that is coarse, and to its square if it is fine.
     """
@@ -175,7 +176,8 @@ class ClientVariance(_Stateless):
     independent likewise. So an error below the clients' own differences is hardly noticed.
 
     share: sum of the clients' squared errors over that of their squared distances from their
-      mean. Both come from the clients' reports and from the sum of the decoded values.
+      mean. Both come from the clients' reports and from the sum of the decoded values. As in
+      `TargetDistortion`, more than 1 may have no end.
     gain, name: as in `TargetRate`.
     """
 

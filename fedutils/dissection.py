@@ -138,10 +138,7 @@ def of(string: bytes, wire: Wire, params: Params | None = None) -> Dissection:
 def _head(string: bytes, wire: Wire, params: Params) -> tuple[list[Part], bytes, dict]:
     """What stands before the body, the body, and the parameters that the string was made with."""
     codec = wire.codec
-    repeated = [] if wire.vectors else wire.scalars
-    names = ["reported squared error", "reported squared norm"] if wire.reports else []
-    names += [f"parameter {name}" for name in repeated] + ["weight"] * wire.weighted
-    fields = [(name, 1, np.float32) for name in names]
+    fields = [(name, 1, np.float32) for name in wire.numbers]
     fields += [("check", 1, np.uint32)] + [("seed", 1, np.int32)] * codec.needs_seed
     fields += [
         (f"side information of {type(stage).__name__}", stage.side_size(), np.float32)

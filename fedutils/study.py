@@ -55,5 +55,5 @@ def comparison(recipe: str) -> pd.DataFrame:
     for direction in ledger.Direction:
         bits = CLIENTS_PER_ROUND * of_round.bits(direction)
         columns[f"{direction.value} published"] = PUBLISHED[recipe, direction]
-        columns[f"{direction.value} ours"] = [format_bits(bits * k) for k in range(1, 11)]
+        columns[f"{direction.value} ours"] = [format_bits(bits * k, space="") for k in range(1, 11)]
     return pd.DataFrame(columns).set_index("round")

@@ -77,6 +77,13 @@ class Wire:
         """Names of the others."""
         return [name for name in self.codec.default_params() if name not in self.vectors]
 
+    @property
+    def numbers(self) -> list[str]:
+        """What the numbers before a client's payload are, in their order; 4 bytes each."""
+        report = ["reported squared error", "reported squared norm"] if self.reports else []
+        repeated = [f"parameter {name}" for name in self._repeated]
+        return report + repeated + ["weight"] * self.weighted
+
     def announce(self, params: Params, seed: tf.Tensor) -> OrderedDict[str, tf.Tensor]:
         """What the server sends to every client of a round."""
         sent = OrderedDict((name, params[name]) for name in self.scalars)
@@ -143,7 +150,7 @@ class Wire:
 
     def _opened(self, string, params: Params | None) -> tuple[tf.Tensor, tf.Tensor, Params]:
         """The numbers before a payload, the payload, and what the codec gets of both sides."""
-        size = 4 * (len(self._repeated) + 2 * self.reports + self.weighted)
+        size = 4 * len(self.numbers)
         length = tf.strings.length(string)
         prefix = tf.strings.substr(string, 0, tf.minimum(length, size))
         payload = tf.strings.substr(string, tf.minimum(length, size), length)

@@ -93,5 +93,5 @@ def test_check_tries_all_that_the_notebooks_need(no_process_left):
     assert result.returncode == 0, result.stderr
     assert "kernel: Hello, World!" in result.stdout
     assert "TFF: Hello, World!" in result.stdout
-    assert "20 examples, 101.52Mibit aggregated" in result.stdout
+    assert "20 examples, 101.52 Mibit aggregated" in result.stdout
     assert result.stdout.endswith("all is well\n")

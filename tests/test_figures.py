@@ -57,7 +57,7 @@ def test_equal_records_give_equal_files(records, tmp_path):
 def test_bits_to_accuracy(records):
     table = analysis.bits_to_accuracy(records, targets=(0.5, 0.9, 0.95))
     assert table.loc[("50%", "none"), "round"] == "10"
-    assert table.loc[("50%", "none"), "aggregated"] == "9.77Kibit"
+    assert table.loc[("50%", "none"), "aggregated"] == "9.77 Kibit"
     assert table.loc[("50%", "tff-compression"), "times fewer aggregated"] == "4"
     assert table.loc[("50%", "tff-compression"), "times fewer in all"] == "1.6"
     assert table.loc[("90%", "none"), "round"] == "20"
