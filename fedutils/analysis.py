@@ -115,8 +115,9 @@ def measures(
 
     Returns:
         By name; NaN is what was not reached or not measured. For each target, `97` standing for
-        0.97: `round_97`, `uplink_bits_97`, `total_bits_97` and `uplink_payload_bits_97`, the
-        round of the crossing and the bits of all clients until then, that round's included.
+        0.97: `round_97`, `uplink_bits_97`, `total_bits_97`, `uplink_payload_bits_97` and
+        `informed_bits_97` (the uplink's and the announcements'), the round of the crossing and
+        the bits of all clients until then, that round's included.
         `final_accuracy`, and `mean_accuracy_after_50` if 50 is `settled`. Of the whole run, bits
         a parameter, client and round: `bits_per_parameter` (all that clients send),
         `payload_bits_per_parameter` (strings alone) and `downlink_bits_per_parameter`. Of what
@@ -128,6 +129,8 @@ def measures(
         payload = run["payload_bits_sum"].fillna(0).cumsum()
     else:
         payload = pd.Series(math.nan, run.index)
+    announced = run.get("announcement_bits", pd.Series(0.0, run.index))
+    informed = uplink + clients * announced.fillna(0).cumsum()
     found = {}
     for target in targets:
         first, percent = crossing(run, target, held), f"{100 * target:g}"
@@ -136,6 +139,7 @@ def measures(
             ("uplink_bits", uplink),
             ("total_bits", uplink + downlink),
             ("uplink_payload_bits", payload),
+            ("informed_bits", informed),
         ):
             found[f"{name}_{percent}"] = math.nan if first is None else column[first.name]
     accuracy = run.set_index("round")["test_accuracy"].dropna()
@@ -145,8 +149,7 @@ def measures(
     found["bits_per_parameter"] = uplink.iloc[-1] / sent
     found["payload_bits_per_parameter"] = payload.iloc[-1] / sent
     found["downlink_bits_per_parameter"] = downlink.iloc[-1] / sent
-    announced = run["announcement_bits"].mean() if "announcement_bits" in run else 0.0
-    found["announcement_bits"] = announced
+    found["announcement_bits"] = announced.mean()
     return found
 
 
@@ -167,11 +170,11 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
         reach it last. `name`, `seeds`, `seeds_paired` (those the reference has too), and for
         each measure its mean under its own name with `…_std` (of the sample), `…_min`, `…_max`.
         For each target, how many seeds reached it (`seeds_reached_97`), and how many times fewer
-        bits than the reference's they took (`uplink_ratio_97`, `total_ratio_97`), and that of
-        the worst and the best seed (`…_min`, `…_max`); the same for all rounds, whatever was
-        reached (`uplink_ratio`, `total_ratio`). For each accuracy, the mean difference to the
-        reference's (`…_delta`, a fraction). None stands for what is not known: not reached by
-        each seed, no reference, or one seed's spread.
+        bits than the reference's they took (`uplink_ratio_97`, `total_ratio_97`,
+        `informed_ratio_97`), and that of the worst and the best seed (`…_min`, `…_max`); the
+        same for all rounds, whatever was reached (`uplink_ratio`, `total_ratio`). For each
+        accuracy, the mean difference to the reference's (`…_delta`, a fraction). None stands for
+        what is not known: not reached by each seed, no reference, or one seed's spread.
     """
     keys = pd.MultiIndex.from_tuples(runs, names=["name", "seed"])
     table = pd.DataFrame(runs.values(), keys, dtype=float)
@@ -192,7 +195,7 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
             row[f"{measure}_max"] = values.max(skipna=False)
             if kind == "round":
                 row[f"seeds_reached_{suffix}"] = int(values.count())
-            if kind in ("uplink_bits", "total_bits"):
+            if kind in ("uplink_bits", "total_bits", "informed_bits"):
                 ratio = f"{kind.removesuffix('bits')}ratio_{suffix}"
                 of_seeds = references.loc[paired, measure] / seeds.loc[paired, measure]
                 row[ratio] = base[measure] / own[measure]

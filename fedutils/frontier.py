@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -90,14 +92,13 @@ def _panel(
     looks.bits_axis(axes)
     _error_axis(axes, floor, top)
     axes.text(0.02, 0.98, title, transform=axes.transAxes, fontweight="bold", va="top")
-    axes.set_xlabel(f"Bits so far, {_DIRECTIONS[column].lower()}, all clients")
+    across = f"Bits so far, {_DIRECTIONS[column].lower()}, all clients"
     named = {name: end for name, end in ends.items() if name not in unnamed}
-    _label_above(axes, {name: end for name, end in named.items() if end}, look_of)
     if below := [name for name, end in named.items() if not end]:
-        text = f"Always below {100 * floor:g} %: {', '.join(below)}"
-        spot = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
-        ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
-        axes.text(0.98, 0.015, text, fontsize=8.5, color="0.2", zorder=6, bbox=ground, **spot)
+        text = f"(always below {100 * floor:g} %: {', '.join(below)})"
+        across += "\n" + textwrap.fill(text, 72, break_on_hyphens=False)
+    axes.set_xlabel(across)
+    _label_above(axes, {name: end for name, end in named.items() if end}, look_of)
 
 
 def _both_directions(
@@ -119,6 +120,8 @@ def _both_directions(
             va="bottom",
             fontsize=8.5,
             color="0.2",
+            path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
+            zorder=6,
         )
 
 
@@ -152,7 +155,7 @@ def _line(
 ) -> tuple[float, float] | None:
     """Draws one recipe; returns where its line is last seen above the floor, if at all."""
     x, y = seeds[column].mean(), seeds["test_accuracy"].mean()
-    own = recipe in looks.OWN or recipe == "none"
+    own = looks.is_own(recipe) or recipe == "none"
     axes.fill_between(
         x,
         seeds["test_accuracy"].min(),
@@ -237,7 +240,7 @@ def _label_above(
             ha="center",
             va="bottom",
             fontsize=8.5,
-            fontweight="bold" if name in looks.OWN else "normal",
+            fontweight="bold" if looks.is_own(name) else "normal",
             color="0.15",
         )
 
@@ -296,7 +299,7 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
         looks.bits_axis(axes)
         axes.set_xlim(begin, axes.get_xlim()[1] * 4)
         axes.grid(axis="y", visible=False)
-        axes.set(title=title, xlabel="Bits until the target (÷: times fewer)")
+        axes.set(title=title, xlabel="Bits until the target, axis logarithmic (÷: times fewer)")
     _name_rows(panels[0], [row["label"] for row in rows])
     handles = [
         plt.Line2D([], [], linestyle="", marker=m, color="0.3", label=f"{100 * t:g} % accuracy")
@@ -330,7 +333,7 @@ def frontier(rows: Sequence[Mapping], references: Sequence[Mapping] = ()) -> Fig
         axes.plot(
             *points[row["name"]],
             linestyle="",
-            markersize=10 if row["name"] in looks.OWN else 7,
+            markersize=10 if looks.is_own(row["name"]) else 7,
             clip_on=False,
             **look | ({} if row["label"] == row["name"] else {"markerfacecolor": "white"}),
         )
@@ -361,8 +364,9 @@ def time_to_accuracy(times: pd.DataFrame, target: float) -> Figure:
     """Draws how long each recipe takes to the target, one panel per link, in parts.
 
     Args:
-        times: A row a link and recipe: `link`, `recipe`, and seconds of `download`, `compute`
-            and `upload` until the target (`links.table`); missing where it was not reached.
+        times: A row a link and recipe: `link`, `recipe`, how many `seeds` it has and how many
+            `reached` the target, and seconds of `download`, `compute` and `upload` until then
+            (`links.table`); missing unless all did.
         target: An accuracy, as a fraction.
     """
     parts = {"download": "#56B4E9", "compute": "#999999", "upload": "#D55E00"}
@@ -391,9 +395,15 @@ def time_to_accuracy(times: pd.DataFrame, target: float) -> Figure:
                 height=0.7,
             )
             left += np.nan_to_num(minutes)
-        for place, (total, missing) in enumerate(zip(left, table["upload"].isna(), strict=True)):
-            text = " not reached" if missing else f" {total:,.{0 if total >= 99.5 else 1}f}"
-            axes.text(0 if missing else total, place, text, va="center", fontsize=8.5, color="0.2")
+        for place, (total, row) in enumerate(zip(left, table.to_dict("records"), strict=True)):
+            text = f" {total:,.{0 if total >= 99.5 else 1}f}"
+            if row["reached"] < row["seeds"]:
+                text = (
+                    f" {row['reached']} of {row['seeds']} seeds"
+                    if row["reached"]
+                    else " not reached"
+                )
+            axes.text(total, place, text, va="center", fontsize=8.5, color="0.2")
         axes.set(title=link, xlabel=f"Minutes to {100 * target:g} %")
         axes.set_xlim(0, 1.3 * max(left.max(), 1e-9))
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
@@ -409,5 +419,5 @@ def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(-0.7, len(labels) - 0.3)
     for text in axes.get_yticklabels():
-        own = text.get_text().split(" (")[0] in looks.OWN
+        own = looks.is_own(text.get_text().split(" (")[0])
         text.set_fontweight("bold" if own else "normal")

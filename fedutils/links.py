@@ -103,9 +103,9 @@ def table(
         held: Evaluations that must hold it.
 
     Returns:
-        A row a link and recipe, the quickest over all links first: `link`, `recipe`, and the
-        seconds of `download`, `compute` and `upload`, means over seeds; NaN where a seed did not
-        reach the target.
+        A row a link and recipe, the quickest over all links first: `link`, `recipe`, the number
+        of `seeds` and how many `reached` the target, and the seconds of `download`, `compute` and
+        `upload`, means over seeds; NaN where a seed did not reach it.
     """
     rows = []
     for link in links:
@@ -113,11 +113,12 @@ def table(
             if recipe not in compute:
                 continue
             parts = [seconds(run, link, compute[recipe], clients, target, held) for run in seeds]
-            reached = all(part is not None for part in parts)
-            mean = pd.DataFrame(parts).mean() if reached else {}
-            rows.append({"link": link.name, "recipe": recipe, **dict(mean)})
-    columns = ["link", "recipe", "download", "compute", "upload"]
+            reached = sum(part is not None for part in parts)
+            mean = pd.DataFrame(parts).mean() if reached == len(parts) else {}
+            head = {"link": link.name, "recipe": recipe, "seeds": len(parts), "reached": reached}
+            rows.append({**head, **dict(mean)})
+    columns = ["link", "recipe", "seeds", "reached", "download", "compute", "upload"]
     found = pd.DataFrame(rows, columns=columns)
-    totals = found.assign(total=found[columns[2:]].sum(axis=1, skipna=False))
+    totals = found.assign(total=found[columns[4:]].sum(axis=1, skipna=False))
     order = totals.groupby("recipe")["total"].mean(numeric_only=True).sort_values().index
     return found.set_index("recipe").loc[order].reset_index()[columns]

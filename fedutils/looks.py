@@ -131,9 +131,14 @@ def base(recipe: str) -> str:
     return recipe.partition("@")[0]
 
 
+def is_own(recipe: str) -> bool:
+    """Whether a recipe is this project's, whatever its parameters."""
+    return base(recipe) in OWN
+
+
 def kind(recipe: str) -> str:
     """Returns what kind of compression a recipe is, as figures call it."""
-    if base(recipe) in _PROJECT:
+    if is_own(recipe):
         return "this project's"
     for colour, names in _LITERATURE.items():
         if base(recipe) in names:

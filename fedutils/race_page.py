@@ -16,7 +16,7 @@ from fedutils.units import format_bits, format_factor
 
 # Of the race's main figure, beside the nearest of the literature: as many as can be told apart.
 HEADLINE = (
-    *("none", "tff-compression", "caldas", "eden1", "mitchell"),
+    *("none", "tff-compression", "caldas", "eden-sparse", "mitchell"),
     *("default", "two-way", "adaptive-fine", "adaptive"),
 )
 _NEAREST = 3
@@ -230,9 +230,9 @@ def _about_times(found: dict, dataset: str) -> list[str]:
         return []
     return [
         "Time to accuracy: clients work at once, each on a link of its own, and a round lasts "
-        "until the slowest has downloaded, computed and uploaded, one after the other; each "
-        "direction adds the latency once. The server's work is ignored, and so is waiting for "
-        "clients. A client's computing, its coding included, was measured on one core "
+        "until the slowest has downloaded, computed and uploaded, one after the other; each of the "
+        "two directions takes a round trip more. The server's work is ignored, and so is waiting "
+        "for clients. A client's computing, its coding included, was measured on one core "
         "(`benchmarks/round_time.py`). Rows are in the order of the mean over the links; of those "
         "that compress the uplink alone, the order is mostly that of the rounds they took, which "
         "vary with the seed.",
@@ -269,7 +269,8 @@ def _markdown(found: dict) -> str:
         f"`{REFERENCE}` needs fewer bits for that alone, which is why a factor in both directions "
         "can pass 2 without a compressed broadcast.",
         f"- **times fewer**: the mean bits of `{REFERENCE}` over the recipe's, with the seeds that "
-        "both have, in the uplink and in both directions together.",
+        "both have, in the uplink; in the uplink *with announcements*, which is what the server "
+        "tells clients for their codec alone; and *in both directions* together.",
         "- **over all rounds**: the same over the whole run, whatever was reached; *diverged* if a "
         f"seed ended more than 50 points below `{REFERENCE}`.",
         f"- **accuracy**: on test digits; in brackets, percentage points against `{REFERENCE}` "
@@ -313,7 +314,7 @@ def _markdown(found: dict) -> str:
         "symbols' entropy, for fewer bits than in their papers, and AdaQuantFL's number of levels "
         "is not rounded. `qsgd` has √n levels, as in the paper's dense regime. `default` "
         "rounds as QSGD does with some nine levels, and is `mitchell` with a step 75 times as "
-        "coarse and another coder.",
+        "coarse and another coder. Titles of the papers: `docs/REFERENCES.md`.",
         "",
         tables.recipes(_recipes(row["name"] for row in found["recipes"])),
     ]
@@ -330,7 +331,9 @@ def _recipes(names: Iterable[str]) -> list[recipes.Recipe]:
 
 def _link(link: links.Link) -> str:
     down, up = link.down / 1e6, link.up / 1e6
-    return f"{down:g} Mbit/s down, {up:g} up, {1000 * link.latency:g} ms; {link.source}"
+    return (
+        f"{down:g} Mbit/s down, {up:g} up, {1000 * link.latency:g} ms a round trip; {link.source}"
+    )
 
 
 def _cells(row: dict) -> dict[str, str]:
@@ -346,6 +349,7 @@ def _cells(row: dict) -> dict[str, str]:
         f"uplink to {percent} %": reached if bits is None else spread_of(row, percent),
         "rounds": _text(row[f"round_{percent}"], "{:.0f}".format),
         "times fewer": _text(row[f"uplink_ratio_{percent}"], format_factor),
+        "with announcements": _text(row[f"informed_ratio_{percent}"], format_factor),
         "in both directions": _text(row[f"total_ratio_{percent}"], format_factor),
         "over all rounds": "diverged" if diverged else _text(row["uplink_ratio"], format_factor),
         "in both": "" if diverged else _text(row["total_ratio"], format_factor),

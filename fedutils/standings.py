@@ -27,6 +27,8 @@ DEFINITIONS = {
     "uplink_bits": "everything that all clients sent until then, that round's included: payload "
     "strings or weights, and the training metrics",
     "uplink_payload_bits": "of these, the payload strings alone, where strings are sent",
+    "informed_bits": "uplink bits and what the server told all clients for their codec "
+    "(announcement_bits), without the model",
     "total_bits": "uplink bits and everything that the server sent to all clients",
     "ratio": f"times fewer bits than {REFERENCE}: its mean bits over the mean bits of the recipe, "
     "for the seeds that both have; without a target, over all rounds",

@@ -23,7 +23,7 @@ def recipes(listed: Collection, **columns: Mapping[str, str]) -> str:
     """
     rows = [
         (
-            f"**{recipe.name}**" if recipe.name in looks.OWN else recipe.name,
+            f"**{recipe.name}**" if looks.is_own(recipe.name) else recipe.name,
             *(cells[recipe.name] for cells in columns.values()),
             recipe.sentence,
             recipe.paper,

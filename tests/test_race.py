@@ -77,6 +77,7 @@ def test_measures_of_one_run():
         "uplink_bits_95": 5_000,
         "total_bits_95": 30_000,
         "uplink_payload_bits_95": 4_500,
+        "informed_bits_95": 5_000,
         "final_accuracy": 0.95,
         "bits_per_parameter": 10.0,
         "payload_bits_per_parameter": 9.0,
@@ -258,6 +259,15 @@ def test_what_is_announced_is_the_mean_over_rounds():
     options = dict(clients=2, parameters=50, targets=(0.9,), held=2, settled=10)
     found = analysis.measures(records, **options)["announcement_bits"]
     assert found == pytest.approx((16 + 100 * (len(records) - 2)) / (len(records) - 1))
+
+
+def test_what_is_announced_counts_for_each_client_until_the_target():
+    records = run_records([0.1, 0.95, 0.95, 0.95])
+    records["announcement_bits"] = [np.nan, 16, *[100] * (len(records) - 2)]
+    options = dict(clients=2, parameters=50, targets=(0.95,), held=2, settled=10)
+    found = analysis.measures(records, **options)
+    assert found["round_95"] == 5
+    assert found["informed_bits_95"] == found["uplink_bits_95"] + 2 * (16 + 4 * 100)
 
 
 def test_parts_made_at_once_equal_the_whole(trained, tmp_path):

@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from support import REPOSITORY, environment
 
-from fedutils import checkpoints, notebooks
+from fedutils import checkpoints, notebooks, recipes
 from fedutils.errors import UsageError
 
 LOCK = (REPOSITORY / "requirements.lock").read_text()
@@ -391,3 +391,24 @@ def _readable(path: Path) -> bytes:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("image/png", None)
     return nbformat.writes(notebook).encode()
+
+
+def test_whatever_is_cited_is_among_the_references():
+    listed = (REPOSITORY / "docs" / "REFERENCES.md").read_text().split("\n- ")
+    known = {
+        (re.match(r"[\w-]+(?: [A-Z]\w+)*", entry)[0].split()[-1], year)
+        for entry in listed[1:]
+        for year in re.findall(r"\(((?:19|20)\d\d)", entry.replace("(1957, ", "(1957) ("))
+    }
+    sources = [
+        *(REPOSITORY / "notebooks").glob("*.ipynb"),
+        *(REPOSITORY / "fedutils").rglob("*.py"),
+    ]
+    sources += [REPOSITORY / "docs" / name for name in ("claims.toml", "README.template.md")]
+    text = " ".join(" ".join(path.read_text() for path in sources).split())
+    several = re.findall(r"([^\W\d_][\w-]+) (?:et al\.|and [A-Z]\w+),? ((?:19|20)\d\d)", text)
+    papers = " ".join(recipe.paper for recipe in recipes.RECIPES.values())
+    alone = re.findall(r"(?<!and )\b([A-Z][\w-]+) ((?:19|20)\d\d)", papers)
+    cited = {*several, *alone}
+    assert len(cited) > 20 and ("McMahan", "2017") in cited and ("Max", "1960") in cited
+    assert cited <= known, cited - known
