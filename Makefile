@@ -17,6 +17,7 @@ NOTEBOOKS := $(sort $(basename $(notdir $(wildcard notebooks/*.ipynb))))
 
 # Values may have spaces, which make writes with a backslash before them, and quotes.
 GIVEN := $(foreach v,$(subst \ ,?,$(MAKEOVERRIDES)),$(firstword $(subst =, ,$(v))))
+comma := ,
 quoted = '$(subst ','\'',$(1))'
 # Of a target that has no others: a mistyped one may cost hours.
 only = $(foreach name,$(filter-out $(1) PYTHON,$(GIVEN)),$(error no parameter $(name) here: there is $(1)))
@@ -97,11 +98,9 @@ RACE_PARAMETERS := RECIPES SEEDS DATASET DATA_DIR ROUNDS OUT
 .PHONY: race
 race: setup  ## Run every recipe under one protocol, on emnist too if DATA_DIR is given
 	$(call only,$(RACE_PARAMETERS))
-	@for dataset in $(or $(DATASET),mnist5k $(if $(DATA_DIR),emnist)); do \
-	  $(BIN)/fedutils race --dataset $$dataset $(call option,DATA_DIR,data-dir) \
-	    $(call option,RECIPES,recipes) $(call option,SEEDS,seeds) \
-	    $(call option,ROUNDS,rounds) $(call option,OUT,out); \
-	done
+	@$(BIN)/fedutils race --dataset $(or $(DATASET),mnist5k$(if $(DATA_DIR),$(comma)emnist)) \
+	  $(call option,DATA_DIR,data-dir) $(call option,RECIPES,recipes) $(call option,SEEDS,seeds) \
+	  $(call option,ROUNDS,rounds) $(call option,OUT,out)
 
 .PHONY: report
 report: setup  ## Write the race's tables and figures and README.md from the published records

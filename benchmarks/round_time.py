@@ -5,20 +5,19 @@
 
 The rounds of the recipes are interleaved, so that a machine whose speed drifts slows all of them;
 what is printed are medians and, turn by turn, the ratios to the first recipe. With `--clients 1`
-and TF_NUM_INTRAOP_THREADS=1, a round is what one client computes on one core, and little else:
+a round is what one client computes on one core, and little else:
 `--out results/race/client_seconds.json` keeps that for the race's times on real links.
 """
 
 import argparse
 import json
-import os
 import statistics
 import time
 from pathlib import Path
 
 import tensorflow_federated as tff
 
-from fedutils import data, models, provenance, race, results, runtime, training
+from fedutils import data, models, provenance, race, results, runtime, serving, training
 
 
 class Rounds:
@@ -85,7 +84,7 @@ def main():
         kept[arguments.dataset] = {
             "clients": arguments.clients,
             "turns": arguments.turns,
-            "intra_op_threads": os.environ.get("TF_NUM_INTRAOP_THREADS", "default"),
+            "intra_op_threads": serving.ENVIRONMENT["TF_NUM_INTRAOP_THREADS"],
             "origin": provenance.describe(),
             "seconds": {name: round(statistics.median(seconds[name]), 4) for name in names},
         }

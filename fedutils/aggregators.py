@@ -28,8 +28,6 @@ from fedutils.codecs.base import Codec, Layout
 from fedutils.controllers import Constant, Controller
 from fedutils.wire import Wire, not_inlined, squared_norm
 
-"""The shapes of a model's variables, in their order in the concatenated update."""
-
 CodecBuilder = Callable[[Layout], Codec]
 
 

@@ -173,7 +173,8 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
         bits than the reference's they took (`uplink_ratio_97`, `total_ratio_97`,
         `informed_ratio_97`), and that of the worst and the best seed (`…_min`, `…_max`); the
         same for all rounds, whatever was reached (`uplink_ratio`, `total_ratio`). For each
-        accuracy, the mean difference to the reference's (`…_delta`, a fraction). None stands for
+        accuracy, the mean difference to the reference's (`…_delta`, a fraction), and that of the
+        worst seed to the reference's mean (`…_delta_min`). None stands for
         what is not known: not reached by each seed, no reference, or one seed's spread.
     """
     keys = pd.MultiIndex.from_tuples(runs, names=["name", "seed"])
@@ -203,6 +204,7 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
                 row[f"{ratio}_max"] = of_seeds.max(skipna=False)
             if "accuracy" in measure:
                 row[f"{measure}_delta"] = own[measure] - base[measure]
+                row[f"{measure}_delta_min"] = values.min(skipna=False) - base[measure]
         row["uplink_ratio"] = base["bits_per_parameter"] / own["bits_per_parameter"]
         row["total_ratio"] = _both_ways(base) / _both_ways(own)
         rows.append({key: known(value) for key, value in row.items()})

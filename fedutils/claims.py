@@ -62,11 +62,15 @@ def read(root: str | Path = provenance.REPOSITORY) -> list[Claim]:
     """Returns all claims.
 
     Raises:
-        UsageError: If an entry of the file is not a claim.
+        UsageError: If the file is missing or damaged, or an entry of it is not a claim.
     """
     path = Path(root) / CLAIMS
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["claim"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{path} is missing or damaged ({error}): restore it") from error
     claims = []
-    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["claim"]:
+    for entry in entries:
         try:
             claims.append(Claim(**entry))
         except TypeError as error:

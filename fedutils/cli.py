@@ -185,7 +185,7 @@ def run(dataset, classes, partition, concentration, data_dir, out, workers, **se
     help="Names with commas between them, or own, literature or all.",
     shell_complete=completion.some_of(("own", "literature", "all", *completion.RECIPES)),
 )
-@_dataset("mnist5k or emnist.", completion.RACED)
+@_dataset("mnist5k or emnist, or both with a comma between them.", completion.RACED)
 @_DATA_DIR
 @click.option("--seeds", default="1,2,3", show_default=True, help="With commas between them.")
 @click.option("--rounds", default=150, show_default=True, help="Number of rounds.")
@@ -214,8 +214,8 @@ def race(names, dataset, data_dir, seeds, rounds, out, store, fresh, workers) ->
     """
     from fedutils import processes, race, runtime
 
-    clients = race.PROTOCOL.clients_per_round
-    if dataset == "synthetic" and clients > 2:
+    clients, chosen = race.PROTOCOL.clients_per_round, dataset.split(",")
+    if "synthetic" in chosen and clients > 2:
         raise UsageError(
             f"the race draws {clients} clients a round, and synthetic has but 2: choose "
             f"{' or '.join(completion.RACED)}"
@@ -223,7 +223,8 @@ def race(names, dataset, data_dir, seeds, rounds, out, store, fresh, workers) ->
     processes.end_with_make()
     runtime.use_workers(workers)
     options = dict(rounds=rounds, store=store, data_dir=data_dir, fresh=fresh)
-    race.start(names, seeds, dataset, out, **options)
+    for each in chosen:
+        race.start(names, seeds, each, out, **options)
     click.echo(f"tables: {out / 'race.md'}")
 
 
@@ -310,7 +311,8 @@ and read by: fedutils inspect update.bin --codec mitchell
 @_MODEL
 @click.option("--classes", default=10, show_default=True, help="PAYLOAD: labels of its model.")
 @_plain_errors
-def inspect(path, codec, model, classes) -> None:
+@click.pass_context
+def inspect(context, path, codec, model, classes) -> None:
     """Tell where the bits of a run, or of one client's string, went.
 
     RUN is a run's folder (results/runs/…) or the published records of one
@@ -320,8 +322,10 @@ def inspect(path, codec, model, classes) -> None:
     if not path.exists():
         raise UsageError(f"{path} does not exist: expected a run's folder or records, or a payload")
     if path.is_dir() or path.suffix == ".csv":
-        if codec:
-            raise UsageError(f"--codec is for a payload, but {path} is a run: leave it out")
+        given = click.core.ParameterSource.COMMANDLINE
+        for option in ("codec", "model", "classes"):
+            if context.get_parameter_source(option) is given:
+                raise UsageError(f"--{option} is for a payload, but {path} is a run: leave it out")
         from fedutils import spending
 
         click.echo(spending.text(spending.of(path)))
@@ -331,6 +335,8 @@ def inspect(path, codec, model, classes) -> None:
             f"{path} does not say which codec made it: name it with --codec "
             f"({', '.join(completion.COMPRESSING)})"
         )
+    if classes < 1:
+        raise UsageError(f"a model has one label or more, not {classes}")
     from fedutils import dissection
 
     wire = dissection.wire_of(codec, dissection.layout_of(model, classes))
@@ -375,7 +381,7 @@ def notebook(names, profile, parameters, force) -> None:
     Executed copies, figures and records go to results/PROFILE. smoke takes seconds a notebook and
     trains nothing worth reading, quick is what is published, full takes a day.
     """
-    from fedutils import notebooks, processes
+    from fedutils import notebooks, processes, provenance
 
     processes.end_with_make()
     overrides = {}
@@ -386,8 +392,9 @@ def notebook(names, profile, parameters, force) -> None:
         overrides[key] = value
     chosen = list(names) or notebooks.names()
     for name, values in notebooks.resolve(chosen, profile, overrides).items():
-        output = Path(str(values.get("results_dir", f"results/{profile}"))) / "notebooks"
-        notebooks.execute(name, values, output, force=force)
+        # Relative to the repository, where kernels run, wherever the command was given.
+        output = provenance.REPOSITORY / str(values.get("results_dir", f"results/{profile}"))
+        notebooks.execute(name, values, output / "notebooks", force=force)
 
 
 @main.command()

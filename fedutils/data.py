@@ -75,6 +75,12 @@ class DataConfig:
             raise UsageError(f"concentration must be from 0.001 to 1e6, not {self.concentration}")
         if not (isinstance(self.seed, int) and self.seed >= 0):
             raise UsageError(f"the data's seed must be an integer from 0 on, not {self.seed!r}")
+        # What has no effect makes no other run.
+        plain = DataConfig.__dataclass_fields__
+        if self.name != "mnist5k":
+            object.__setattr__(self, "partition", plain["partition"].default)
+        if (self.name, self.partition) != ("mnist5k", "dirichlet"):
+            object.__setattr__(self, "concentration", plain["concentration"].default)
 
 
 @dataclasses.dataclass(frozen=True)

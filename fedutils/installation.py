@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from fedutils import provenance
 
@@ -31,22 +32,24 @@ def check(say: Callable[[str], None]) -> None:
 def _ask_kernel() -> str:
     from jupyter_client.manager import KernelManager
 
-    manager = KernelManager(kernel_name="python3", transport="ipc")
-    manager.start_kernel()
-    client = manager.blocking_client()
-    try:
-        client.start_channels()
-        client.wait_for_ready(timeout=60)
-        answers = []
-        client.execute_interactive(
-            "print('Hello, World!')",
-            timeout=60,
-            output_hook=lambda message: answers.append(message["content"].get("text", "")),
-        )
-        answer = "".join(answers).strip()
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    with tempfile.TemporaryDirectory() as sockets:
+        file = str(Path(sockets) / "kernel.json")
+        manager = KernelManager(kernel_name="python3", transport="ipc", connection_file=file)
+        manager.start_kernel()
+        client = manager.blocking_client()
+        try:
+            client.start_channels()
+            client.wait_for_ready(timeout=60)
+            answers = []
+            client.execute_interactive(
+                "print('Hello, World!')",
+                timeout=60,
+                output_hook=lambda message: answers.append(message["content"].get("text", "")),
+            )
+            answer = "".join(answers).strip()
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
     return _expect(answer, "Hello, World!")
 
 

@@ -6,6 +6,7 @@ files carry no dates. Equal records give equal files.
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.isotonic import isotonic_regression
+
+from fedutils import results
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish; yellow is left out, as it is
 # faint on white.
@@ -190,8 +193,14 @@ def spread(wanted: np.ndarray, least: float) -> np.ndarray:
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> None:
-    """Saves a figure as PNG and as SVG, without dates so that equal figures are equal files."""
+    """Saves a figure as PNG and as SVG, without dates so that equal figures are equal files.
+
+    Raises:
+        UsageError: If a file cannot be written; none is written in part.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    for kind, none in (("png", ("Software",)), ("svg", ("Date", "Creator"))):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind, metadata=dict.fromkeys(none))
+        results.write_bytes(folder / f"{name}.{kind}", drawn.getvalue())

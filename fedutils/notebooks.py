@@ -116,7 +116,7 @@ def _typed(key: str, value: object, default: object) -> object:
         return value
     kind = type(default)
     try:
-        parsed = float(value) if kind is float else yaml.safe_load(value)
+        parsed = kind(value) if kind in (float, int) else yaml.safe_load(value)
     except (ValueError, yaml.YAMLError):
         parsed = value
     fits = type(parsed) is kind and parsed not in (math.inf, -math.inf) and parsed == parsed
@@ -157,7 +157,7 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
         Whether it was executed.
 
     Raises:
-        UsageError: If the folder cannot be made.
+        UsageError: If the folder cannot be made, or if a cell says that its user can mend it.
     """
     target = output / f"{name}.ipynb"
     stamp, remembered = _stamp(name, values), _remembered(name, output)
@@ -191,6 +191,10 @@ def execute(name: str, values: Mapping[str, object], output: Path, *, force: boo
         executed.cells.insert(1, nbformat.v4.new_markdown_cell(_measured(used, machine)))
         executed.cells[1]["id"] = "measured"
         results.write_text(target, nbformat.writes(executed) + "\n")
+    except papermill.PapermillExecutionError as error:
+        if error.ename != "UsageError":
+            raise
+        raise UsageError(f"{name}: {error.evalue}") from error
     finally:
         partial.unlink(missing_ok=True)
     manifest.enter(output.parent, name, values, used, machine, since=began)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fedutils import provenance
+from fedutils import provenance, results
 from fedutils.errors import UsageError
 
 FOLDER = Path("benchmarks")
@@ -35,10 +34,9 @@ def read(root: str | Path = provenance.REPOSITORY) -> dict[str, object]:
         root: Folder of the repository.
 
     Raises:
-        UsageError: If a part was not measured.
+        UsageError: If a part was not measured, or the file is damaged.
     """
-    path = Path(root) / RECORD
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = results.read_json(Path(root) / RECORD)
     for part in PARTS:
         if part not in found:
             raise UsageError(f"{RECORD} has no {part}: run `make bench`")

@@ -25,6 +25,8 @@ DECIDING_PACKAGES = (
     *("numpy", "scipy", "mlxtend"),
 )
 
+_SHOWING = ("fedutils.progress",)
+
 
 def digest(*parts: object) -> str:
     """Returns the SHA-256, in hexadecimal, of JSON-serialisable parts."""
@@ -41,13 +43,14 @@ def versions(packages: tuple[str, ...] = DECIDING_PACKAGES) -> dict[str, str]:
 def code_digest(root: str = "fedutils.training") -> str:
     """Returns a digest of a module of this package and of all modules of it that it imports.
 
-    Comments, docstrings and layout do not count: only what can change a number does.
+    Comments, docstrings and layout do not count, nor does what shows a run's progress: only what
+    can change a number does.
     """
     digests, waiting = {}, [root]
     while waiting:
         name = waiting.pop()
         path = _source(name)
-        if name in digests or path is None:
+        if name in digests or name in _SHOWING or path is None:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         waiting += _imports(tree, name)

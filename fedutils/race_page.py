@@ -52,6 +52,8 @@ _DESCRIBED = {
 def write(folder: str | Path) -> dict[str, object]:
     """Writes `race.json`, `race.csv`, `race.md` and each data set's figures; returns the tables."""
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"there is no race in {folder}: `make race` makes one")
     with results.locked(folder):
         found = standings.compute(folder)
         write_tables(folder, found)
@@ -363,9 +365,8 @@ def _cells(row: dict) -> dict[str, str]:
 
 def _diverged(row: dict) -> bool:
     """Whether a seed ended more than 50 points below the reference."""
-    if row["final_accuracy_delta"] is None:
-        return False
-    return row["final_accuracy_min"] < row["final_accuracy"] - row["final_accuracy_delta"] - 0.5
+    worst = row["final_accuracy_delta_min"]
+    return worst is not None and worst < -0.5
 
 
 def _mark(recipe: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -245,7 +246,11 @@ def get(name: str) -> Recipe:
         raise UsageError(f"unknown recipe {base!r}: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[base]
     own = recipe.parameters
-    values = dict(_setting(recipe.name, own, text) for text in settings.split("+")) if at else {}
+    # A number may have a + of its own: 1e+16.
+    texts = re.split(r"\+(?=[a-z_]+=)", settings) if at else []
+    values = dict(_setting(recipe.name, own, text) for text in texts)
+    if len(values) < len(texts):
+        raise UsageError(f"{name!r} sets a parameter twice: set each once")
     values = {key: value for key, value in sorted(values.items()) if value != own[key]}
     if not values:
         return recipe

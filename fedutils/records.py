@@ -126,6 +126,11 @@ class RecordKeeper(tff.program.ReleaseManager):
         ended = time.monotonic()
         row["seconds"] = round(self._trained - self._began, 3) if train else None
         row["evaluation_seconds"] = round(ended - self._trained, 3)
+        if taken := sorted(row.keys() & measured.keys()):
+            raise UsageError(
+                f"a codec's parameter cannot be called {taken[0]!r}, which is a column of the "
+                "records: rename it"
+            )
         row.update((name, _number(v)) for name, v in measured.items())
         return row
 

@@ -82,6 +82,7 @@ class Remote:
         self.address = address
         self.lost = False
         self.busy = False
+        self.since = 0.0  # when it became busy, of `time.monotonic`
         self._stub = None
         self._context = tff.framework.SyncExecutionContext(
             executor_fn=tff.framework.ResourceManagingExecutorFactory(self._executor),

@@ -28,6 +28,7 @@ _START_SECONDS = 60.0
 _DYING_SECONDS = 1.0
 _ATTEMPTS = 3
 _ADVICE = "Is there memory left? `make check` tests it alone."
+_STARTING = threading.Lock()
 _M_ARENA_MAX = -8  # the same for a process that runs already: malloc.h
 
 
@@ -137,8 +138,13 @@ class _RetryingContext(tff.framework.SyncExecutionContext):
                     ) from error
 
 
-@functools.cache
 def _local_context() -> tff.framework.SyncExecutionContext:
+    with _STARTING:  # `functools.cache` alone would let two threads make two
+        return _made_once()
+
+
+@functools.cache
+def _made_once() -> tff.framework.SyncExecutionContext:
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     worker = Worker()
     atexit.register(worker.stop)

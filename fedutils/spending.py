@@ -11,7 +11,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from fedutils import data, ledger, models, records, results, training
+from fedutils import data, ledger, models, recipes, records, results, training
 from fedutils.errors import UsageError
 from fedutils.ledger import Direction
 
@@ -68,6 +68,11 @@ def of(path: Path) -> Spending:
     """
     try:
         wanted, rows = _found(path)
+        if str(wanted["recipe"]).partition("@")[0] not in recipes.RECIPES:
+            raise UsageError(
+                f"{path} was made with {wanted['recipe']!r}, a codec that this package does not "
+                "have: only the notebook or program that has it can take its bits apart"
+            )
         config = training.RunConfig(**{**wanted, "data": data.DataConfig(**wanted["data"])})
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(

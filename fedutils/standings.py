@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -301,8 +300,7 @@ def _of_dataset(folder: str | Path, dataset: str) -> dict[str, dict]:
 
 def _times(folder: Path, every: pd.DataFrame, clients: int) -> list[dict]:
     """Rows of `links.table` for each data set of which `client_seconds.json` tells."""
-    path = folder / "client_seconds.json"
-    measured = json.loads(path.read_text()) if path.exists() else {}
+    measured = results.read_json(folder / "client_seconds.json")
     rows = []
     for dataset, about in sorted(measured.items()):
         shown = every[every["dataset"] == dataset]

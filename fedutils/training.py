@@ -75,6 +75,7 @@ class RunConfig:
                 lambda x: isinstance(x, int | float) and 0 < x < float("inf"),
                 "a positive number",
             )
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def task(self) -> str:

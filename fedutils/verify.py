@@ -54,8 +54,12 @@ def problems(root: str | Path = provenance.REPOSITORY, *, computed: bool = True)
     yield from _or_why(_notebooks(root))
     yield from _or_why(readme(root))
     if computed:
-        for claim in claims.read(root):
-            yield from _or_why(claims.check(claim, root))
+        yield from _or_why(_claims(root))
+
+
+def _claims(root: Path) -> Iterator[str]:
+    for claim in claims.read(root):
+        yield from _or_why(claims.check(claim, root))
 
 
 def _or_why(found: Iterator[str]) -> Iterator[str]:

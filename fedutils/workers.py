@@ -193,9 +193,10 @@ def _answers(remotes: Sequence[Remote], work, tasks: Sequence) -> Iterator[tuple
         remote.busy = False
         answers.put((remote, answer))
 
-    def lose(remote: Remote, position: int, why: str) -> None:
+    def lose(remote: Remote, why: str) -> None:
         remote.lost = True
-        if position not in done:
+        position, _ = begun.get(remote, (None, now))
+        if position is not None and position not in done:
             waiting.append(position)
         print(f"the worker {remote.address} {why}: the others take its clients", flush=True)
         if all(each.lost for each in remotes):
@@ -205,29 +206,32 @@ def _answers(remotes: Sequence[Remote], work, tasks: Sequence) -> Iterator[tuple
         now = time.monotonic()
         patience = max(_PATIENCE_SECONDS, _PATIENCE * longest)
         idle = [r for r in remotes if r not in begun and not r.busy and not r.lost]
-        for remote, (position, since) in begun.items():
-            if remote.lost or position in done:
+        for remote in remotes:
+            position, since = begun.get(remote, (None, now))
+            if remote.lost or not remote.busy:
                 continue
-            if now - since > _GIVE_UP_SECONDS:
-                lose(remote, position, f"did not answer in {now - since:.0f} s")
-            elif now - since > patience and idle and not waiting and position not in repeated:
+            # Also one that is still busy with what another did for it, in an earlier round even.
+            if now - remote.since > _GIVE_UP_SECONDS:
+                lose(remote, f"did not answer in {now - remote.since:.0f} s")
+            elif position is None or position in done or position in repeated:
+                continue
+            elif now - since > patience and idle and not waiting:
                 repeated.add(position)
                 waiting.append(position)
                 print(f"the worker {remote.address} is slow: an idle one helps", flush=True)
         while waiting and idle:
             remote, position = idle.pop(0), waiting.popleft()
-            remote.busy, begun[remote] = True, (position, now)
+            remote.busy, remote.since, begun[remote] = True, now, (position, now)
             # A daemon, as one that never answers must not keep the process from ending.
             threading.Thread(target=compute, args=(remote, position), daemon=True).start()
         try:
             remote, answer = answers.get(timeout=1.0)
         except queue.Empty:
             continue
+        if isinstance(answer, ConnectionError) and not remote.lost:
+            lose(remote, "cannot be reached any more")
         position, since = begun.pop(remote)
-        if isinstance(answer, ConnectionError):
-            if not remote.lost:
-                lose(remote, position, "cannot be reached any more")
-        elif position in done:
+        if isinstance(answer, ConnectionError) or position in done:
             continue  # another one was faster
         elif isinstance(answer, Exception):
             raise answer

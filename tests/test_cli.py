@@ -42,6 +42,16 @@ def test_bits_prints_the_published_figures(recipe):
         (["notebook", "-p", "rounds"], "given as NAME=VALUE"),
         (["inspect", "nowhere.bin"], "nowhere.bin does not exist"),
         (["inspect", "results", "--codec", "top-k"], "--codec is for a payload"),
+        (["inspect", "results", "--classes", "62"], "--classes is for a payload"),
+        (["inspect", "LICENSE", "--codec", "top-k", "--classes", "0"], "one label or more, not 0"),
+        (
+            ["inspect", "results/quick/records/coarse-mnist5k-seed1.csv"],
+            "was made with 'coarse', a codec that this package does not have",
+        ),
+        (
+            "notebook 01_baseline_fedavg -p dataset=cifar -p results_dir=build/none".split(),
+            "01_baseline_fedavg: unknown data set 'cifar'",
+        ),
         (["inspect", "LICENSE"], "LICENSE does not say which codec made it"),
     ],
 )

@@ -100,6 +100,18 @@ def test_bad_configurations_say_what_is_wrong(settings, words):
         data.DataConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        ({"name": "emnist", "partition": "iid", "concentration": 9.0}, {"name": "emnist"}),
+        ({"partition": "iid", "concentration": 9.0}, {"partition": "iid"}),
+        ({"partition": "shards", "concentration": 0.1}, {"partition": "shards"}),
+    ],
+)
+def test_settings_without_effect_make_no_other_data(settings, plain):
+    assert data.DataConfig(**settings) == data.DataConfig(**plain)
+
+
 def test_emnist_by_tffs_own_loader(writers_cache):
     federated = data.load(data.DataConfig("emnist"), writers_cache)
     assert len(federated.train.client_ids) == 400

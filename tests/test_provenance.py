@@ -25,6 +25,12 @@ def test_code_digest_follows_imports_and_ignores_words(tmp_path, monkeypatch):
     assert digest() == first
     (package / "other.py").write_text("VALUE = 3\n")  # not imported
     assert digest() == first
+    (package / "progress.py").write_text("from fedutils import other\n")  # only shows
+    (package / "root.py").write_text("from fedutils import leaf, progress\nx = leaf.VALUE\n")
+    showing = digest()
+    (package / "progress.py").write_text("from fedutils import other\nshown = other.VALUE\n")
+    assert digest() == showing != first
+    (package / "root.py").write_text("from fedutils import leaf\nx = leaf.VALUE\n")
     (package / "leaf.py").write_text("VALUE = 2\n")
     assert digest() != first
     provenance.code_digest.cache_clear()

@@ -104,6 +104,7 @@ def test_every_recipe_names_its_paper_and_says_what_it_does():
         ("top-k@fraction=0.010", "top-k"),  # its own value
         ("study@threshold=10000000000000", "study@threshold=10000000000000"),
         ("qsgd@levels=1e16", "qsgd@levels=1e16"),
+        ("qsgd@levels=1e+16", "qsgd@levels=1e16"),
     ],
 )
 def test_a_name_sets_parameters_and_has_one_spelling(name, expected):
@@ -149,6 +150,7 @@ def test_parameters_of_a_name_reach_what_adapts():
         ("top-k@", "cannot have ''"),
         ("eden1@bits=2", "what it can have: no parameters"),
         ("gzip@level=9", "unknown recipe 'gzip'"),
+        ("top-k@fraction=0.1+fraction=0.2", "sets a parameter twice"),
     ],
 )
 def test_parameters_that_a_recipe_cannot_have_are_told(name, message):

@@ -97,10 +97,22 @@ def test_the_page_marks_recipes_without_error_feedback_and_those_that_diverged(r
     race_page.write_tables(folder, found)
     page = (folder / "race.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
-    over_all = {row[0].strip("| "): row[6] for row in rows if len(row) > 10}
+    over_all = {row[0].strip("| "): row[7] for row in rows if len(row) > 10}
     assert over_all["top-k†"] == "1" and over_all["**adaptive**"] == "1"
     assert over_all["dadaquant"] == "diverged"
     assert "\n## synthetic\n" in page
+
+
+def test_a_seed_that_the_reference_lacks_may_have_diverged(raced):
+    runs = {("none", 1): (100, 20), ("adaptive", 1): (10, 20), ("adaptive", 2): (1, NEVER)}
+    folder = raced(runs)
+    race_page.write_tables(folder, standings.compute(folder))
+    (row,) = (
+        line
+        for line in (folder / "race.md").read_text().splitlines()
+        if line.startswith("| **adaptive** | 1, 2 |")
+    )
+    assert "| diverged |" in row
 
 
 def test_recipes_of_fewer_seeds_are_labelled_and_have_a_reference_of_their_own(raced):
@@ -146,7 +158,7 @@ def test_the_ablation_has_what_was_raced_and_gaps_where_a_target_was_missed(race
     folder = raced({**runs, ("adaptive-frozen", 3): (30, 20)})
     _, _, own, planned, fixed, frozen = race_page.ablation(folder, "synthetic").splitlines()
     assert own.startswith("| `adaptive` itself |  |  |  |  |  |")
-    assert "|  |  |  | diverged |" in planned and planned.endswith("| 0bit |")
+    assert "|  |  |  | diverged |" in planned and planned.endswith("| 0 bit |")
     assert fixed.startswith("| `adaptive-fixed` |") and fixed.count("3.00 (2.00 to 4.00)") == 4
     assert frozen.startswith("| `adaptive-frozen` |") and "|  |  |  |  |" in frozen
     for nothing in (folder, folder / "none"):

@@ -312,3 +312,24 @@ def test_a_codec_that_refuses_everything_ends_the_run(tmp_path, tff_worker, monk
     config = training.RunConfig("refuses", SYNTHETIC, rounds=2, clients_per_round=2)
     with pytest.raises(UsageError, match="refused what all clients of the first round sent"):
         training.run(config, tmp_path)
+
+
+def test_a_parameter_that_is_called_as_a_column_of_the_records_is_refused(
+    tmp_path, tff_worker, monkeypatch
+):
+    @dataclasses.dataclass(frozen=True)
+    class Halves(base.Stage):
+        def default_params(self):
+            return {"round": np.float32(0.5)}
+
+        def encode(self, x, params, seed):
+            return base.Encoded(x * params["round"])
+
+        def decode(self, y, side, params, seed, n):
+            return base.Decoded(y / params["round"])
+
+    monkeypatch.setattr(recipes, "RECIPES", dict(recipes.RECIPES))
+    recipes.add(base.chain(Halves(), floats.Raw()), "halves")
+    config = training.RunConfig("halves", SYNTHETIC, rounds=1, clients_per_round=2)
+    with pytest.raises(UsageError, match="cannot be called 'round', which is a column"):
+        training.run(config, tmp_path)

@@ -144,6 +144,7 @@ def test_figures_older_than_their_records_or_notebook_are_found(copy):
         ("race/provenance.json", b"[]", "provenance.json is damaged: expected a JSON object"),
         ("quick/manifest.json", b'{"00_setup": {}}', "manifest.json is damaged: 00_setup lacks"),
         ("quick/manifest.json", b"{", "manifest.json is damaged"),
+        ("race/client_seconds.json", b"{", "client_seconds.json is damaged: expected JSON"),
     ],
 )
 def test_damaged_files_are_problems_and_hide_no_others(copy, monkeypatch, name, content, words):

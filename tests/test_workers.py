@@ -285,6 +285,7 @@ class Stub:
     """Looks like a worker; `answer` gets the task."""
 
     busy = lost = False
+    since = 0.0
 
     def __init__(self, address, answer):
         self.address, self._answer = address, answer
@@ -317,6 +318,36 @@ def test_what_comes_too_late_ends_nothing(monkeypatch, error):
     assert dict(workers._answers(stubs, None, [0, 1, 2])) == {0: 0, 1: 1, 2: 2}
     over.set()
     assert asked == [1, 0, 2]
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_worker_stuck_in_an_earlier_round_is_given_up(monkeypatch, capfd, dies):
+    """Its task was done by another one; if that dies, nobody is left."""
+    monkeypatch.setattr(workers, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "_PATIENCE", 0)
+    over, rounds = threading.Event(), []
+
+    def quick(task):
+        rounds.append(task)
+        if len(rounds) > 2:
+            if dies:
+                raise ConnectionError("gone")
+            time.sleep(2)
+        return task
+
+    stubs = [Stub("stuck", lambda task: over.wait(30)), Stub("quick", quick)]
+    assert dict(workers._answers(stubs, None, [0, 1])) == {0: 0, 1: 1}
+    assert stubs[0].busy and not stubs[0].lost
+    stubs[0].since -= workers._GIVE_UP_SECONDS
+    try:
+        if dies:
+            with pytest.raises(UsageError, match="no worker is left of stuck, quick"):
+                dict(workers._answers(stubs, None, [0]))
+        else:
+            assert dict(workers._answers(stubs, None, [0])) == {0: 0}
+        assert stubs[0].lost and "the worker stuck did not answer" in capfd.readouterr().out
+    finally:
+        over.set()
 
 
 def test_worker_is_reached_at_loopback_alone(two):

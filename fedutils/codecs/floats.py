@@ -73,5 +73,5 @@ class SparseFloats:
         return Decoded(tf.bitcast(patterns, tf.float32), ok)
 
     def bound_bits(self, m: int) -> float:
-        """All numbers non-zero, or the dearest gaps of fewer, whichever is more."""
+        """All numbers non-zero, and the dearest gaps, though both cannot be."""
         return 32 + 32 * m + self.gaps.bound_bits(m)

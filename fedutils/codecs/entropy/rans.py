@@ -1,6 +1,6 @@
 """Interleaved rANS: many lanes of a range asymmetric numeral system in lock step.
 
-Source: J. Duda, "Asymmetric numeral systems" (arXiv:1311.2540), section 2.2 (range variant);
+Source: J. Duda, "Asymmetric numeral systems" (arXiv:1311.2540), section 2.3 (range variants);
 F. Giesen, "Interleaved entropy coders" (arXiv:1402.3392), section 3, for lanes that share one
 stream of bits.
 
