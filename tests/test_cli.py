@@ -48,10 +48,6 @@ def test_bits_prints_the_published_figures(recipe):
             ["inspect", "results/quick/records/coarse-mnist5k-seed1.csv"],
             "was made with 'coarse', a codec that this package does not have",
         ),
-        (
-            "notebook 01_baseline_fedavg -p dataset=cifar -p results_dir=build/none".split(),
-            "01_baseline_fedavg: unknown data set 'cifar'",
-        ),
         (["inspect", "LICENSE"], "LICENSE does not say which codec made it"),
     ],
 )
@@ -61,6 +57,15 @@ def test_bad_input_is_one_clear_line_before_training(arguments, words, tmp_path)
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert "round 0" not in result.stdout
+
+
+def test_what_a_cell_says_can_be_mended_is_one_clear_line():
+    options = "-p dataset=cifar -p results_dir=build/none".split()
+    result = fedutils("notebook", "01_baseline_fedavg", *options)
+    assert result.returncode == 1
+    expected = "Error: 01_baseline_fedavg: unknown data set 'cifar': choose one of "
+    assert result.stderr.splitlines()[-1].startswith(expected)
+    assert "papermill" not in result.stderr
 
 
 def test_bits_says_what_is_not_known_before_it_is_sent():
