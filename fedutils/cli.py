@@ -212,9 +212,11 @@ def race(names, dataset, data_dir, seeds, rounds, out, store, fresh, workers) ->
     There is a run of each recipe and seed, some ten minutes on two cores. Records that are in the
     folder are not made again, and its tables are made of all of them.
     """
-    from fedutils import processes, race, runtime
+    from fedutils import data, processes, race, runtime
 
     clients, chosen = race.PROTOCOL.clients_per_round, dataset.split(",")
+    for each in chosen:
+        data.DataConfig(each)  # told before the first of them is raced
     if "synthetic" in chosen and clients > 2:
         raise UsageError(
             f"the race draws {clients} clients a round, and synthetic has but 2: choose "

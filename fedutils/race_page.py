@@ -25,7 +25,7 @@ LACKING = {
     "adaptive-scheduled": "feedback: steps planned, near those found on another seed",
     "adaptive-fixed": "feedback and growing budget: one step in all rounds",
     "adaptive-fixed-fine": "the same, with a finer step",
-    "adaptive-frozen": "all three",
+    "adaptive-frozen": "feedback, growing budget, busy rows and columns",
     "adaptive-frozen-fine": "the same, with a finer step",
 }
 """What recipes lack that `adaptive` has."""

@@ -34,6 +34,7 @@ def test_bits_prints_the_published_figures(recipe):
         (["run", "--out", "/proc/store"], "cannot be written to"),
         (["bits", "--clients", "0"], "must be positive"),
         (["race", "--dataset", "synthetic"], "synthetic has but 2: choose mnist5k or emnist"),
+        (["race", "--dataset", "mnist5k,cifar"], "unknown data set 'cifar'"),
         (["worker", "--port", "0"], "0 is not in the range 1<=x<=65535"),
         (["fuzz", "--payloads", "-5"], "-5 is not in the range x>=1"),
         (["fuzz", "--seed", "-1"], "-1 is not in the range x>=0"),
