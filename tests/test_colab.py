@@ -354,11 +354,14 @@ def kernel(other_python, first_cell, tmp_path_factory):
 
 
 def plain(outputs):
-    """Returns (kind, what a reader sees)."""
+    """Returns (kind, what a reader sees), a stream in one piece however it came."""
     seen = []
     for kind, content in outputs:
         shown = content.get("text") or content.get("data", {}).get("text/plain")
-        seen.append((content.get("name", kind), shown or content.get("evalue")))
+        name, shown = content.get("name", kind), shown or content.get("evalue")
+        if kind == "stream" and seen and seen[-1][0] == name:
+            shown = seen.pop()[1] + shown
+        seen.append((name, shown))
     return seen
 
 
