@@ -174,8 +174,8 @@ def standings(runs: Mapping[tuple[str, int], Mapping[str, float]], reference: st
         `informed_ratio_97`), and that of the worst and the best seed (`…_min`, `…_max`); the
         same for all rounds, whatever was reached (`uplink_ratio`, `total_ratio`). For each
         accuracy, the mean difference to the reference's (`…_delta`, a fraction), and that of the
-        worst seed to the reference's mean (`…_delta_min`). None stands for
-        what is not known: not reached by each seed, no reference, or one seed's spread.
+        worst seed to the reference's mean (`…_delta_min`). None stands for what is not known: not
+        reached by each seed, no reference, or one seed's spread.
     """
     keys = pd.MultiIndex.from_tuples(runs, names=["name", "seed"])
     table = pd.DataFrame(runs.values(), keys, dtype=float)

@@ -142,6 +142,27 @@ def summary(found: Mapping) -> dict[str, object]:
     }
 
 
+def saved_by_context(found: Mapping, rounding: str, low: float, high: float) -> tuple[float, float]:
+    """Returns the least and the greatest share of bytes that coding in context saves.
+
+    Args:
+        found: What was measured (`read`).
+        rounding: `random` or `nearest`.
+        low, high: Between which bits per parameter of `context`.
+
+    Returns:
+        Fractions of what constriction's ANS, which codes symbols one by one, takes for them.
+    """
+    saved = [
+        1 - 1 / row["ratio"]
+        for row in compare(found["rate_distortion"], found["parameters"])
+        if row["codec"] == "constriction ANS"
+        and row["rounding"] == rounding
+        and low <= row["own_bits"] <= high
+    ]
+    return min(saved), max(saved)
+
+
 def _constriction(milliseconds: Mapping[str, float]) -> float:
     """The time of constriction's faster coder."""
     return min(milliseconds[name] for name in milliseconds if name.startswith("constriction"))

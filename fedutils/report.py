@@ -156,6 +156,7 @@ def context(root: Path) -> dict[str, object]:
         "machine": next(iter(executed.values()))["machine"],
         "first_crossing": first_crossing,
         "peers": SimpleNamespace(**peers.summary(peers.read(root))),
+        "saved_by_context": functools.partial(peers.saved_by_context, peers.read(root)),
         "claims": {claim.id: claim for claim in claims.read(root)},
         "bits": format_bits,
         "percent": lambda x: f"{100 * x:.2f} %",

@@ -128,6 +128,23 @@ def test_others_are_compared_at_equal_distortion_within_the_range():
     assert peers.compare(rows, 800_000) == []  # 0.004
 
 
+def test_what_context_saves_is_of_one_coder_one_rounding_and_a_range(monkeypatch):
+    rows = [
+        {"codec": codec, "rounding": rounding, "own_bits": bits, "ratio": ratio}
+        for codec, rounding, bits, ratio in (
+            ("constriction ANS", "random", 1.0, 2.0),
+            ("constriction ANS", "random", 2.0, 1.25),
+            ("constriction ANS", "random", 3.0, 9.0),
+            ("constriction ANS", "nearest", 1.0, 9.0),
+            ("zstd", "random", 1.0, 9.0),
+        )
+    ]
+    monkeypatch.setattr(peers, "compare", lambda *_: rows)
+    nothing = {"rate_distortion": [], "parameters": 1}
+    found = peers.saved_by_context(nothing, "random", 1.0, 2.0)
+    assert found == pytest.approx((0.2, 0.5))
+
+
 def test_a_peer_that_wins_is_named(found):
     assert peers.summary(found)["closest"] > 0
     changed = copy.deepcopy(found)
