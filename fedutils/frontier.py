@@ -299,7 +299,10 @@ def bits_to_target(rows: Sequence[Mapping], targets: Sequence[float]) -> Figure:
         looks.bits_axis(axes)
         axes.set_xlim(begin, axes.get_xlim()[1] * 4)
         axes.grid(axis="y", visible=False)
-        axes.set(title=title, xlabel="Bits until the target, axis logarithmic (÷: times fewer)")
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(base=2, numticks=4))
+        axes.set(
+            title=title, xlabel="Bits until the target (÷: times fewer),\non a logarithmic axis"
+        )
     _name_rows(panels[0], [row["label"] for row in rows])
     handles = [
         plt.Line2D([], [], linestyle="", marker=m, color="0.3", label=f"{100 * t:g} % accuracy")
@@ -319,7 +322,9 @@ def frontier(rows: Sequence[Mapping], references: Sequence[Mapping] = ()) -> Fig
         rows: Rows of the race's table of one data set (`standings.compute`).
         references: Its references, with fewer seeds.
     """
-    figure, axes = plt.subplots(figsize=(11, 5.6), layout="constrained")
+    # Names stand above the axes: the longer ones need a higher figure.
+    height = 5.6 + 0.1 * max(0, max(len(row["name"]) for row in rows) - 24)
+    figure, axes = plt.subplots(figsize=(11, height), layout="constrained")
     best = max(row["final_accuracy"] for row in rows)
     # Recipes far below the others are drawn at the lower end, with their accuracy beside them.
     near = [a for row in rows if (a := row["final_accuracy"]) >= 1 - 2.5 * (1 - best)]
