@@ -17,8 +17,10 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 
@@ -104,17 +106,31 @@ class Run:
 def locked(folder: Path) -> Iterator[None]:
     """Holds a folder for this process; waits, saying so, while another process holds it."""
     with (folder / ".lock").open("ab+", buffering=0) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            print(f"{folder.name} is held by {lock.read().decode().strip()}; waiting", flush=True)
+        holder = _take(lock)
+        if holder:
+            print(f"{folder.name} is held by {holder}; waiting", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         with contextlib.suppress(OSError):  # a full disk can be locked, but not written to
             lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
         lock.truncate(0)
+
+
+def _take(lock: BinaryIO) -> str:
+    """Takes a lock that is free; returns who holds it, or nothing if this process does now."""
+    for _ in range(20):  # who has just taken it is about to write its name
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            name = lock.read().decode()
+            if name:
+                return name
+            time.sleep(0.05)
+        else:
+            return ""
+    return "a process that could not write its name"
 
 
 def open_run(store: str | os.PathLike, name: str, config: dict, decides: dict) -> Run:

@@ -1,5 +1,8 @@
+import fcntl
+import queue
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -78,6 +81,29 @@ def test_second_process_waits_and_says_who_holds_the_run(tmp_path):
         assert waiter.stdout.readline() == "held\n"
         waiter.stdin.close()
         assert (holder.wait(30), waiter.wait(30)) == (0, 0)
+
+
+def test_name_of_who_has_just_taken_a_folder_is_waited_for(tmp_path, monkeypatch):
+    """It is written right after the lock is taken: for a moment there is none."""
+    unnamed, named, said = threading.Event(), threading.Event(), queue.Queue()
+    monkeypatch.setattr(results.time, "sleep", lambda seconds: unnamed.set() or named.wait(60))
+    monkeypatch.setattr("builtins.print", lambda text, **_: said.put(text))
+
+    def wait():
+        with results.locked(tmp_path):
+            said.put("held")
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    with (tmp_path / ".lock").open("ab", buffering=0) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiter.start()
+        assert unnamed.wait(60) and said.empty()
+        lock.write(b"process 7 on another")
+        named.set()
+        assert said.get(timeout=60) == f"{tmp_path.name} is held by process 7 on another; waiting"
+        assert said.empty()
+    assert said.get(timeout=60) == "held"
+    waiter.join()
 
 
 def test_publish_keeps_other_entries(tmp_path):
