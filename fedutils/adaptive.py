@@ -18,14 +18,15 @@ It is unbiased throughout: the mean over clients and rounds forgives variance, b
 
 from __future__ import annotations
 
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedutils import aggregators, controllers
-from fedutils.codecs.base import Codec, Layout, chain
+from fedutils.codecs.base import Codec, Layout, Params, chain
 from fedutils.codecs.entropy.ans import Ans
 from fedutils.codecs.entropy.sparse import Sparse
 from fedutils.codecs.quantizers import Stochastic, Systematic
-from fedutils.codecs.shared import LineSteps, Pool, SharedContext
+from fedutils.codecs.shared import LineSteps, Pool, SharedContext, levels_of_change
 from fedutils.codecs.transforms import ClientStep, Norm, Step, WeightUnit
 
 _EXPONENT = 0.5  # Of the lines' activity in their steps.
@@ -63,6 +64,7 @@ def lean(
     size: int = 4096,
     prior: float = 0.5,
     learns_lines: bool = True,
+    backward: bool = False,
 ) -> tff.aggregators.WeightedAggregationFactory:
     """The weighted mean of updates coded with `pooled`, few bits for each.
 
@@ -74,13 +76,23 @@ def lean(
       prior: see `shared.levels`; a pool that trusts a line's silence too much has outliers.
       learns_lines: whether the pool prefers lines that were busy in earlier rounds; if not, all
         weights are alike in all rounds.
+      backward: whether clients see in the model which lines these are, and the server need not
+        tell them; see `fedutils.backward`.
     """
 
     def controller(layout: Layout) -> controllers.Controller:
-        lines = [_lines(layout, prior)] if learns_lines else []
+        lines = [_lines(layout, prior)] if learns_lines and not backward else []
         return controllers.Together(steps, controllers.MeanWeight(), *lines)
 
-    return _mean(lambda layout: pooled(layout, step, size), seed, controller)
+    def derive(layout: Layout, change: tf.Tensor) -> Params:
+        return {"lines": levels_of_change(tuple(map(tuple, layout)), change, prior)}
+
+    return _mean(
+        lambda layout: pooled(layout, step, size),
+        seed,
+        controller,
+        derive if learns_lines and backward else None,
+    )
 
 
 def within_budget(
@@ -90,6 +102,7 @@ def within_budget(
     step: float = 0.7,
     size: int = 4096,
     learns_lines: bool = True,
+    backward: bool = False,
 ) -> tff.aggregators.WeightedAggregationFactory:
     """`lean` with steps that spend a budget of bits, which grows.
 
@@ -100,9 +113,10 @@ def within_budget(
       step: of the first round; see `pooled`.
       size: of the pool.
       learns_lines: see `lean`.
+      backward: see `lean`.
     """
     steps = controllers.TargetRate(budget, doubling=doubling)
-    return lean(seed, steps, step, size, learns_lines=learns_lines)
+    return lean(seed, steps, step, size, learns_lines=learns_lines, backward=backward)
 
 
 def following_loss(seed: int, step: float) -> tff.aggregators.WeightedAggregationFactory:
@@ -160,6 +174,8 @@ def client_adaptive_qsgd(step: float) -> Codec:
     return chain(Norm(), ClientStep(step), Stochastic(), Ans())
 
 
-def _mean(codec, seed: int, controller) -> tff.aggregators.WeightedAggregationFactory:
-    compression = aggregators.Compression(codec, seed, controller)
+def _mean(
+    codec, seed: int, controller, derive: aggregators.Derive | None = None
+) -> tff.aggregators.WeightedAggregationFactory:
+    compression = aggregators.Compression(codec, seed, controller, derive)
     return aggregators.compressed_aggregator(compression, zeroing=False, clipping=False)

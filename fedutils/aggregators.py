@@ -24,11 +24,14 @@ import tensorflow_federated as tff
 
 from fedutils import controllers, totals
 from fedutils.codecs import base, recipes
-from fedutils.codecs.base import Codec, Layout
+from fedutils.codecs.base import Codec, Layout, Params
 from fedutils.controllers import Constant, Controller
 from fedutils.wire import Wire, not_inlined, squared_norm
 
 CodecBuilder = Callable[[Layout], Codec]
+
+Derive = Callable[[Layout, tf.Tensor], Params]
+"""From the variables' shapes and their change, float32[n], to the codec's vectors, float32 each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Compression:
     seed: decides, with the round and the client's own value, what codecs draw at random.
     controller: changes the codec's parameters after every round; or a function from the
       variables' shapes to a controller.
+    derive: makes the vectors among the codec's parameters of the change of the model since its
+      start, which clients know, so that nobody has to tell them; None tells them. See `backward`.
     """
 
     codec: Codec | CodecBuilder
@@ -46,6 +51,7 @@ class Compression:
     controller: Controller | Callable[[Layout], Controller] = dataclasses.field(
         default_factory=Constant
     )
+    derive: Derive | None = None
 
     def for_layout(self, layout: Layout) -> tuple[Codec, Controller]:
         """The codec and the controller for variables of these shapes."""
@@ -58,7 +64,9 @@ class CompressedSumFactory(tff.aggregators.UnweightedAggregationFactory):
     """The sum of the values that clients encode, one string each.
 
     Takes a `Compression`, or the codec alone, and aggregates any structure of float32 tensors
-    of static shapes, as one vector. The server state is an OrderedDict:
+    of static shapes, as one vector. If clients derive parameters, a value is
+    `{"update": …, "derived": {name: vector}}`, and the result is an update. The server state is
+    an OrderedDict:
 
         params: the codec's parameters, name -> float32.
         round: int32, how many rounds there were.
@@ -76,7 +84,7 @@ class CompressedSumFactory(tff.aggregators.UnweightedAggregationFactory):
           clients (and their quantization noise) agree.
         params: the scalar parameters that this round used.
         announcement_bits: int64, of the string that each client gets; only if the codec has
-          vectors among its parameters.
+          vectors among its parameters that clients do not derive.
         reported_error_sum, reported_norm_sum: float32, see `controllers.Controller`; only if
           the controller needs them.
     """
@@ -141,8 +149,16 @@ def compressed_aggregator(
       A `tff.aggregators.WeightedAggregationFactory` if weighted, else an
       `UnweightedAggregationFactory`. Zeroing and clipping adapt as in
       `tff.learning.robust_aggregator`.
+
+    Raises:
+      ValueError: if clients derive parameters, and norms are to be zeroed or clipped.
     """
     compression = _as_compression(compression)
+    if compression.derive is not None and (zeroing or clipping):
+        raise ValueError(
+            "Norms cannot be clipped or zeroed where clients hand on what they derived: they would "
+            "be those of both. Pass zeroing=False and clipping=False."
+        )
     if min_elements > 0:
         whole = compression.codec
         build = whole if callable(whole) else lambda layout: whole
@@ -169,6 +185,13 @@ def compressed_aggregator(
     return factory
 
 
+def derives(aggregator: tff.aggregators.AggregationFactory) -> bool:
+    """Whether clients must hand on vectors that they derived of the model; see `backward`."""
+    return getattr(aggregator, "compression", None) is not None and (
+        aggregator.compression.derive is not None
+    )
+
+
 def _as_compression(compression: Compression | Codec | CodecBuilder) -> Compression:
     return compression if isinstance(compression, Compression) else Compression(compression)
 
@@ -183,21 +206,24 @@ def _create(
 
     Args:
       compression: how to encode.
-      value_type: a structure of float32 tensors.
+      value_type: a structure of float32 tensors; see `CompressedSumFactory`.
       weight_type: float32; None if there are no weights, and each client counts as one.
       finish: from the sum of the values (float32[n]) and of the weights (a scalar), both over
         the clients that were not rejected, to the result (float32[n]).
     """
-    specs = tff.types.type_to_tf_tensor_specs(value_type)
+    derived = compression.derive is not None
+    update_type = value_type["update"] if derived else value_type
+    specs = tff.types.type_to_tf_tensor_specs(update_type)
     dtypes = {spec.dtype for spec in tf.nest.flatten(specs)}
     if dtypes != {tf.float32}:
-        raise TypeError(f"Only float32 values can be encoded, not {value_type}.")
+        raise TypeError(f"Only float32 values can be encoded, not {update_type}.")
     if weight_type is not None and weight_type != tff.TensorType(np.float32):
         raise TypeError(f"The weight must be a float32 scalar, not {weight_type}.")
     layout = [tuple(spec.shape) for spec in tf.nest.flatten(specs)]
     n = base.total(layout)
     codec, controller = compression.for_layout(layout)
-    wire = Wire(codec, n, weight_type is not None, controllers.needs_reports(controller))
+    reports = controllers.needs_reports(controller)
+    wire = Wire(codec, n, weight_type is not None, reports, derived)
 
     @tff.tensorflow.computation
     def initialize():
@@ -223,6 +249,9 @@ def _create(
     announcement_type = announce.type_signature.result
 
     def encode(announcement, value, weight):
+        if derived:
+            announcement = collections.OrderedDict(announcement, **value["derived"])
+            value = value["update"]
         vector = tf.concat([tf.reshape(v, [-1]) for v in tf.nest.flatten(value)], axis=0)
         return not_inlined(wire.encode)(announcement, vector, weight)
 
@@ -272,7 +301,7 @@ def _create(
         measurements["params"] = collections.OrderedDict(
             (name, state["params"][name]) for name in wire.scalars
         )
-        if wire.vectors:
+        if wire.announces:
             context = wire.announce(state["params"], tf.constant(0))["context"]
             measurements["announcement_bits"] = tf.cast(8 * tf.strings.length(context), tf.int64)
         new_state = collections.OrderedDict(

@@ -24,8 +24,9 @@ CODECS = (
     "mitchell",
 )
 ADAPTIVE = (
-    *("adaptive", "adaptive-fine", "adaptive-scheduled", "adaptive-fixed", "adaptive-fixed-fine"),
-    *("adaptive-frozen", "adaptive-frozen-fine", "two-way", "adaquantfl", "dadaquant"),
+    *("adaptive", "adaptive-fine", "backward", "backward-fine", "adaptive-scheduled"),
+    *("adaptive-fixed", "adaptive-fixed-fine", "adaptive-frozen", "adaptive-frozen-fine"),
+    *("two-way", "adaquantfl", "dadaquant"),
 )
 COMPRESSING = (*CODECS, "caldas", *ADAPTIVE)
 """The recipes whose clients send one string each."""

@@ -67,7 +67,7 @@ def compressed_distributor(
 
     @not_inlined
     def encode(variables, state_seed, round_number):
-        change = _flat(variables) - _initial_vector(initial, layout)
+        change = flat(variables) - initial_vector(initial, layout)
         params = base.tensors(codec.default_params())
         string = codec.encode(change, params, tf.stack([state_seed, round_number]))
         error = tf.nn.l2_loss(_decode(codec, string, layout) - change)
@@ -75,7 +75,7 @@ def compressed_distributor(
 
     @not_inlined
     def decode(string):
-        return _initial_vector(initial, layout) + _decode(codec, string, layout)
+        return initial_vector(initial, layout) + _decode(codec, string, layout)
 
     @tff.tensorflow.computation
     def initialize():
@@ -114,12 +114,13 @@ def compressed_distributor(
     return tff.learning.templates.DistributionProcess(init_fn, next_fn)
 
 
-def _initial_vector(initial: Callable[[], Sequence[tf.Tensor]], layout: Layout) -> tf.Tensor:
+def initial_vector(initial: Callable[[], Sequence[tf.Tensor]], layout: Layout) -> tf.Tensor:
+    """The initial model, float32[n]; ValueError if its shapes are not those of the layout."""
     variables = initial()
     shapes = [tuple(variable.shape) for variable in variables]
     if shapes != layout:
         raise ValueError(f"The initial model has the shapes {shapes}, but the model {layout}.")
-    return _flat(variables)
+    return flat(variables)
 
 
 def _decode(codec: Codec, string: tf.Tensor, layout: Layout) -> tf.Tensor:
@@ -129,5 +130,6 @@ def _decode(codec: Codec, string: tf.Tensor, layout: Layout) -> tf.Tensor:
     return tf.where(ok, change, np.nan)
 
 
-def _flat(variables: Sequence[tf.Tensor]) -> tf.Tensor:
+def flat(variables: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The variables one after the other, float32[n]."""
     return tf.concat([tf.reshape(variable, [-1]) for variable in variables], axis=0)

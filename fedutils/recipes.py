@@ -135,6 +135,18 @@ _ADAPTIVE = (
         functools.partial(adaptive.within_budget, budget=3000.0, size=8192),
     ),
     Recipe(
+        "backward",
+        "this project",
+        "`adaptive` whose busy lines both sides see in the model, so that nobody announces them.",
+        functools.partial(adaptive.within_budget, backward=True),
+    ),
+    Recipe(
+        "backward-fine",
+        "this project",
+        "`backward` with twice the bits, and a pool twice as large.",
+        functools.partial(adaptive.within_budget, budget=3000.0, size=8192, backward=True),
+    ),
+    Recipe(
         "adaptive-scheduled",
         "this project",
         "`adaptive` with planned steps near those found on another seed: equal ratios, 4 to 0.115.",

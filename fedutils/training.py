@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from fedutils import (
+    aggregators,
+    backward,
     checkpoints,
     data,
     feedback,
@@ -105,19 +109,24 @@ def build_process(config: RunConfig, classes: int) -> tff.learning.templates.Lea
     def model() -> tff.learning.models.VariableModel:
         return models.tff_model(config.model, classes, config.seed)
 
-    distributor = None
-    if recipe.distributor is not None:
-        distributor = recipe.distributor(
-            tff.learning.models.weights_type_from_model(model),
-            lambda: models.initial_weights(config.model, classes, config.seed),
-            seeds.stream(config.seed, "broadcast"),
-        )
-    process = tff.learning.algorithms.build_weighted_fed_avg(
+    def initial() -> list[tf.Tensor]:
+        return models.initial_weights(config.model, classes, config.seed)
+
+    aggregator = recipe.aggregator(seeds.stream(config.seed, "compression"))
+    if aggregators.derives(aggregator):
+        build = functools.partial(backward.build_weighted_fed_avg, initial=initial)
+    else:
+        build = tff.learning.algorithms.build_weighted_fed_avg
+        if recipe.distributor is not None:
+            weights_type = tff.learning.models.weights_type_from_model(model)
+            seed = seeds.stream(config.seed, "broadcast")
+            distributor = recipe.distributor(weights_type, initial, seed)
+            build = functools.partial(build, model_distributor=distributor)
+    process = build(
         model,
         client_optimizer_fn=tff.learning.optimizers.build_sgdm(config.client_learning_rate),
         server_optimizer_fn=tff.learning.optimizers.build_sgdm(config.server_learning_rate),
-        model_distributor=distributor,
-        model_aggregator=recipe.aggregator(seeds.stream(config.seed, "compression")),
+        model_aggregator=aggregator,
         # The same weights, bit for bit, as with TFF's default loop over a client's batches, sooner.
         loop_implementation=tff.learning.LoopImplementation.DATASET_ITERATOR,
     )

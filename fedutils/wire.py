@@ -4,10 +4,11 @@
     client to server   [report, 8] [parameters, 4 bytes each] [weight, 4] [codec's payload]
 
 The context, a string, is there if the codec has vectors among its parameters (what the server
-learned of the model's lines, say); vectors hold small whole numbers, which are entropy-coded.
-They make a client's string readable for the server only, so the string then does not repeat the
-other parameters either. Otherwise it does, and whoever gets it can decode it. The report, the
-squared error and squared norm of the client's value, is there if a controller asks for it.
+learned of the model's lines, say) that clients do not derive themselves (`backward`); vectors hold
+small whole numbers, which are entropy-coded. Vectors make a client's string readable for the
+server only, so the string then does not repeat the other parameters either. Otherwise it does, and
+whoever gets it can decode it. The report, the squared error and squared norm of the client's
+value, is there if a controller asks for it.
 """
 
 import dataclasses
@@ -48,12 +49,14 @@ class Wire:
     n: their length.
     weighted: whether a client's weight travels too, and values are multiplied by it.
     reports: whether a client reports its error.
+    derived: whether clients derive the vectors among the codec's parameters, and are not told.
     """
 
     codec: Codec
     n: int
     weighted: bool
     reports: bool = False
+    derived: bool = False
 
     def __post_init__(self):
         """Raises UsageError on parameters that cannot be told to clients."""
@@ -78,6 +81,11 @@ class Wire:
         return [name for name in self.codec.default_params() if name not in self.vectors]
 
     @property
+    def announces(self) -> bool:
+        """Whether clients are told vectors."""
+        return bool(self.vectors) and not self.derived
+
+    @property
     def numbers(self) -> list[str]:
         """What the numbers before a client's payload are, in their order; 4 bytes each."""
         report = ["reported squared error", "reported squared norm"] if self.reports else []
@@ -88,14 +96,17 @@ class Wire:
         """What the server sends to every client of a round."""
         sent = OrderedDict((name, params[name]) for name in self.scalars)
         sent["seed"] = seed
-        if self.vectors:
+        if self.announces:
             numbers = tf.concat([params[name] for name in self.vectors], 0)
             symbols = tf.cast(tf.round(numbers), tf.int32)
             sent["context"] = base.to_string(Ans().encode(symbols))
         return sent
 
     def encode(self, announced, value, weight) -> tf.Tensor:
-        """The string of one client; empty if its value or weight has no finite square."""
+        """The string of one client; empty if its value or weight has no finite square.
+
+        announced: what `announce` returned, with the vectors that the client derived.
+        """
         params, ok = self._params(announced)
         if self.weighted:
             value = value * weight
@@ -177,8 +188,9 @@ class Wire:
     def _params(self, announced) -> tuple[OrderedDict[str, tf.Tensor], tf.Tensor]:
         """The round's parameters, and whether the context was readable."""
         params = OrderedDict((name, announced[name]) for name in self.scalars)
-        if not self.vectors:
-            return params, tf.constant(True)
+        if not self.announces:
+            vectors = [(name, announced[name]) for name in self.vectors]
+            return OrderedDict(params, **dict(vectors)), tf.constant(True)
         data = tf.io.decode_raw(announced["context"], tf.uint8)
         symbols, ok = Ans().decode(data, sum(self.vectors.values()))
         pieces = tf.split(tf.cast(symbols, tf.float32), [*self.vectors.values()])

@@ -1,8 +1,8 @@
 """What earlier rounds tell of a model's lines, used by both sides without being in any payload.
 
 Rows and columns of a model's variables (*lines*, see `entropy.lines`) differ in how much of an
-update they carry, and keep differing from round to round. The server observes how much; what it
-tells clients is the codec parameter
+update they carry, and keep differing from round to round. The server observes how much and tells
+clients (`levels`), or both sides see it in the model (`levels_of_change`). The codec parameter is
 
     lines: float32[E], whole numbers: twice log2 of a line's mean magnitude relative to that of
       the model; a weight is expected to have the sum of its row's and its column's.
@@ -40,7 +40,7 @@ _MOST_DRAWN = 2**41  # A pool's size times the number of weights; see `_odds`.
 
 
 def activity(shapes: Shapes, x: tf.Tensor) -> tf.Tensor:
-    """Sums of the magnitudes in each line: float32[n] -> float32[E]."""
+    """Sums of the magnitudes in each line: float[n] -> float[E]."""
     rows, columns = [], []
     for matrix in _matrices(lines.layout_of(shapes), tf.abs(x)):
         rows.append(tf.reduce_sum(matrix, 1))
@@ -49,19 +49,19 @@ def activity(shapes: Shapes, x: tf.Tensor) -> tf.Tensor:
 
 
 def levels(shapes: Shapes, activity: tf.Tensor, prior: float = 0.1) -> tf.Tensor:
-    """The parameter `lines` from sums of magnitudes, float32[E] both.
+    """The parameter `lines`, float32[E], from sums of magnitudes, float[E].
 
     prior: this much of a variable's activity is taken to be spread evenly over its lines, so
       that none is written off. The model's is likewise spread over the variables, a hundredth
       as much.
     """
     layout = lines.layout_of(shapes)
-    lists, count = 2 * layout.variables, tf.constant(layout.list_lines, tf.float32)
+    lists, count = 2 * layout.variables, tf.constant(layout.list_lines, activity.dtype)
     sums = tf.math.unsorted_segment_sum(activity, layout.line_list, lists)
     share = tf.math.divide_no_nan(activity, tf.gather(sums, layout.line_list))
     relative = share * tf.gather(count, layout.line_list) + prior
     # A variable's own factor is on its columns.
-    weights = tf.constant(layout.list_weights[layout.variables :], tf.float32)
+    weights = tf.constant(layout.list_weights[layout.variables :], activity.dtype)
     of_variable = sums[layout.variables :]
     of_variable = tf.math.divide_no_nan(of_variable, tf.reduce_sum(of_variable)) + prior / 100
     factor = of_variable * layout.total / tf.maximum(weights, 1)
@@ -69,6 +69,22 @@ def levels(shapes: Shapes, activity: tf.Tensor, prior: float = 0.1) -> tf.Tensor
     level = tf.round(2 / math.log(2) * tf.math.log(relative * tf.gather(factor, layout.line_list)))
     # By way of integers, which have one zero: both sides' bytes are compared.
     return tf.cast(tf.cast(tf.clip_by_value(level, -LARGEST, LARGEST), tf.int32), tf.float32)
+
+
+def levels_of_change(shapes: Shapes, change: tf.Tensor, prior: float = 0.1) -> tf.Tensor:
+    """The parameter `lines` from a model's change since its start: float32[n] -> float32[E].
+
+    Who has the model has these lines, and all have the same: magnitudes are summed as whole
+    numbers, so in whatever order a processor does that. All lines are alike if there is no change
+    yet, or if not all of it is finite.
+
+    prior: see `levels`.
+    """
+    magnitudes = tf.round(tf.cast(change, tf.float64) * 2.0**24)
+    sums = activity(shapes, magnitudes)
+    whole = tf.reduce_sum(sums)
+    found = levels(shapes, tf.where(tf.math.is_finite(whole), sums, 0.0), prior)
+    return tf.where((whole > 0) & tf.math.is_finite(whole), found, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
