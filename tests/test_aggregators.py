@@ -399,6 +399,13 @@ def test_every_recipe_works_where_tff_computes(name, values):
     assert all(np.isfinite(a).all() for a in output.result)
 
 
+@pytest.mark.parametrize("norms", [{"zeroing": False}, {"clipping": False}])
+def test_norms_of_updates_with_what_clients_derived_are_not_clipped(norms):
+    compression = Compression(lined(), derive=lambda layout, change: {})
+    with pytest.raises(ValueError, match="zeroing=False and clipping=False"):
+        compressed_aggregator(compression, **norms)
+
+
 def test_only_float32_is_encoded():
     with pytest.raises(TypeError, match="Only float32"):
         CompressedSumFactory(IDENTITY).create(tff.TensorType(np.int32, [3]))

@@ -89,6 +89,22 @@ def test_no_activity_gives_finite_levels():
     assert np.all(np.abs(found) <= LARGEST)
 
 
+def test_levels_of_a_change_are_those_of_exact_sums(rng):
+    """Small ones among large: sums in float32 would depend on their order."""
+    change = (rng.standard_normal(SIZE) * 10 ** rng.uniform(-6, 1, SIZE)).astype(np.float32)
+    whole = [np.round(np.float64(m) * 2**24).astype(np.int64) for m in matrices(np.abs(change))]
+    sums = np.concatenate([m.sum(1) for m in whole] + [m.sum(0) for m in whole])
+    found = shared.levels_of_change(SHAPES, tf.constant(change))
+    np.testing.assert_array_equal(found, shared.levels(SHAPES, tf.constant(sums.astype(float))))
+    assert found.dtype == tf.float32 and np.ptp(found) > 5
+
+
+@pytest.mark.parametrize("change", [0.0, np.nan, np.inf])
+def test_a_change_that_tells_nothing_leaves_lines_alike(change):
+    levels = shared.levels_of_change(SHAPES, tf.fill([SIZE], np.float32(change)))
+    assert levels.numpy().tobytes() == bytes(4 * LINES)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
 def test_busy_lines_get_finer_steps(exponent, lines, rng):
     x, params = rng.standard_normal(SIZE).astype(np.float32), tensors({"lines": lines})
