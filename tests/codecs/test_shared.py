@@ -92,8 +92,8 @@ def test_no_activity_gives_finite_levels():
 def test_levels_of_a_change_are_those_of_exact_sums(rng):
     """Small ones among large: sums in float32 would depend on their order."""
     change = (rng.standard_normal(SIZE) * 10 ** rng.uniform(-6, 1, SIZE)).astype(np.float32)
-    whole = [np.round(np.float64(m) * 2**24).astype(np.int64) for m in matrices(np.abs(change))]
-    sums = np.concatenate([m.sum(1) for m in whole] + [m.sum(0) for m in whole])
+    magnitudes = matrices(np.round(np.float64(np.abs(change)) * 2**24).astype(np.int64))
+    sums = np.concatenate([m.sum(1) for m in magnitudes] + [m.sum(0) for m in magnitudes])
     found = shared.levels_of_change(SHAPES, tf.constant(change))
     np.testing.assert_array_equal(found, shared.levels(SHAPES, tf.constant(sums.astype(float))))
     assert found.dtype == tf.float32 and np.ptp(found) > 5
