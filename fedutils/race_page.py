@@ -17,11 +17,12 @@ from fedutils.units import format_bits, format_factor
 # Of the race's main figure, beside the nearest of the literature: as many as can be told apart.
 HEADLINE = (
     *("none", "tff-compression", "caldas", "eden-sparse", "mitchell"),
-    *("default", "two-way", "adaptive-fine", "adaptive"),
+    *("default", "two-way", "backward-fine", "backward"),
 )
 _NEAREST = 3
 
 LACKING = {
+    "backward": "the announcement: busy rows and columns are seen in the model",
     "adaptive-scheduled": "feedback: steps planned, near those found on another seed",
     "adaptive-fixed": "feedback and growing budget: one step in all rounds",
     "adaptive-fixed-fine": "the same, with a finer step",
@@ -195,7 +196,7 @@ def trials(folder: str | Path, dataset: str) -> str:
 
 
 def _price(row: dict) -> list[str]:
-    announced = format_bits(row["announcement_bits"])
+    announced = format_bits(row["announcement_bits"]) if row["announcement_bits"] else "nothing"
     return [_accuracy(row, f"mean_accuracy_after_{SETTLED}"), announced]
 
 

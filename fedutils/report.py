@@ -117,14 +117,11 @@ def context(root: Path) -> dict[str, object]:
                 return SimpleNamespace(**row)
         raise UsageError(f"{folder} has no {name} on {dataset}, which README.md reports: race it")
 
-    def thriftiest(dataset: str) -> str:
-        last = f"informed_ratio_{100 * standings.TARGETS[-1]:g}"
-        return max(race_rows(dataset), key=lambda row: row[last] or 0)["name"]
-
     def leading(dataset: str, others: int) -> list[SimpleNamespace]:
         rows = race_rows(dataset)
-        own = [row["name"] for row in rows if row["own"] and row["name"] not in race_page.LACKING]
-        always = [*own, thriftiest(dataset), *REFERENCES]
+        ablations = race_page.LACKING.keys() - race_page.HEADLINE
+        own = [row["name"] for row in rows if row["own"] and row["name"] not in ablations]
+        always = [*own, *REFERENCES]
         best = [row["name"] for row in rows if not (row["own"] or row["name"] in always)][:others]
         return [SimpleNamespace(**row) for row in rows if row["name"] in (*always, *best)]
 
@@ -143,7 +140,6 @@ def context(root: Path) -> dict[str, object]:
         "race": race,
         "race_rows": race_rows,
         "leading": leading,
-        "thriftiest": thriftiest,
         "ratio": functools.partial(standings.ratio, root / RACE),
         "ablation": functools.partial(race_page.ablation, root / RACE),
         "lead": functools.partial(standings.lead, root / RACE),
