@@ -229,7 +229,8 @@ def publish(
     """Copies the records of finished runs to where results are published.
 
     Writes `records/NAME.csv` for each run and enters its configuration, origin and the records'
-    digest under NAME in `provenance.json`; entries of other runs stay.
+    digest under NAME in `provenance.json`; entries of other runs stay. Says so if it replaces the
+    records of a run with other settings.
 
     Args:
         runs: Finished runs.
@@ -246,10 +247,18 @@ def publish(
             path = folder / "records" / f"{name}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             text = run.records_path.read_text(encoding="utf-8")
+            if changed := _changed(origins.get(name, {}).get("config", {}), run.config):
+                print(f"{path} held a run with {changed}: it is replaced")
             write_text(path, text)
             digest = hashlib.sha256(text.encode()).hexdigest()
             origins[name] = {"config": run.config, **run.provenance, "records_sha256": digest}
         write_json(folder / "provenance.json", dict(sorted(origins.items())))
+
+
+def _changed(before: dict, after: dict) -> str:
+    """What a run was made with that another one was not, as text."""
+    common = [key for key in before if key in after and before[key] != after[key]]
+    return ", ".join(f"{key} {before[key]} (now {after[key]})" for key in common)
 
 
 def origins_of(folder: str | os.PathLike) -> dict[str, dict]:

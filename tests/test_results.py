@@ -126,6 +126,18 @@ def test_publish_keeps_other_entries(tmp_path):
     assert '"c1"' in text and '"c2"' in text
 
 
+def test_records_of_other_settings_are_not_replaced_without_a_word(tmp_path, capsys):
+    for rounds, said in [(30, ""), (30, ""), (10, "held a run with rounds 30 (now 10)")]:
+        run = results.open_run(tmp_path / "store", "none-toy-seed1", {"rounds": rounds}, {})
+        results.write_rows(run.records_path, [{"round": 0}])
+        run.finish({"commit": "c"})
+        results.publish([run], tmp_path / "published")
+        printed = capsys.readouterr().out
+        assert said in printed and bool(said) == bool(printed)
+    config = results.origins_of(tmp_path / "published")["none-toy-seed1"]["config"]
+    assert config == {"rounds": 10}
+
+
 PUBLISH = (
     "import sys; from fedutils import results\n"
     "for k in range(20):\n"
