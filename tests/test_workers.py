@@ -81,7 +81,7 @@ def answered(monkeypatch):
     return kept
 
 
-RECIPES = ("none", "tff-compression", "default", "adaptive", "two-way")
+RECIPES = ("none", "tff-compression", "default", "adaptive", "backward", "two-way")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -101,7 +101,7 @@ def test_same_records_and_weights_as_on_one_machine(
     groups = [answer for _, answer in answered if isinstance(answer, list)]
     assert sorted(map(len, groups)) == [1, 1, 2, 2, 2, 2]
     assert {address for address, _ in answered} == set(addresses)
-    if recipe in ("default", "adaptive", "two-way"):
+    if recipe in ("default", "adaptive", "backward", "two-way"):
         strings = [value for value in leaves(groups) if isinstance(value, bytes)]
         assert len(strings) == 10
         assert 8 * sum(map(len, strings)) == together.records()["payload_bits_sum"].sum()
