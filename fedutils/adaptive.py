@@ -101,6 +101,7 @@ def within_budget(
     doubling: float = 60.0,
     step: float = 0.7,
     size: int = 4096,
+    prior: float = 0.5,
     learns_lines: bool = True,
     backward: bool = False,
 ) -> tff.aggregators.WeightedAggregationFactory:
@@ -112,11 +113,12 @@ def within_budget(
       doubling: rounds in which the budget doubles.
       step: of the first round; see `pooled`.
       size: of the pool.
+      prior: see `lean`.
       learns_lines: see `lean`.
       backward: see `lean`.
     """
     steps = controllers.TargetRate(budget, doubling=doubling)
-    return lean(seed, steps, step, size, learns_lines=learns_lines, backward=backward)
+    return lean(seed, steps, step, size, prior, learns_lines, backward)
 
 
 def following_loss(seed: int, step: float) -> tff.aggregators.WeightedAggregationFactory:
