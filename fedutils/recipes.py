@@ -138,7 +138,7 @@ _ADAPTIVE = (
         "backward",
         "this project",
         "`adaptive` whose busy lines both sides see in the model, so that nobody announces them.",
-        functools.partial(adaptive.within_budget, backward=True),
+        functools.partial(adaptive.within_budget, prior=1.0, backward=True),
     ),
     Recipe(
         "backward-fine",
