@@ -22,7 +22,7 @@ HEADLINE = (
 _NEAREST = 3
 
 LACKING = {
-    "backward": "the announcement: busy rows and columns are seen in the model",
+    "backward": "the announcement: busy rows and columns are seen in the model, and trusted less",
     "adaptive-scheduled": "feedback: steps planned, near those found on another seed",
     "adaptive-fixed": "feedback and growing budget: one step in all rounds",
     "adaptive-fixed-fine": "the same, with a finer step",
