@@ -24,7 +24,7 @@ CODECS = (
     "mitchell",
 )
 ADAPTIVE = (
-    *("adaptive", "adaptive-fine", "backward", "backward-fine", "adaptive-scheduled"),
+    *("adaptive", "adaptive-fine", "backward", "adaptive-scheduled"),
     *("adaptive-fixed", "adaptive-fixed-fine", "adaptive-frozen", "adaptive-frozen-fine"),
     *("two-way", "adaquantfl", "dadaquant"),
 )

@@ -36,7 +36,6 @@ _PROJECT = {
     "two-way": ("#009E73", "s"),
     "adaptive-fine": ("#E69F00", "^"),
     "backward": ("#882255", "X"),
-    "backward-fine": ("#999933", "*"),
     "adaptive-scheduled": ("#332288", "D"),
     "adaptive-fixed": ("#56B4E9", "v"),
     "adaptive-fixed-fine": ("#56B4E9", "^"),

@@ -17,12 +17,11 @@ from fedutils.units import format_bits, format_factor
 # Of the race's main figure, beside the nearest of the literature: as many as can be told apart.
 HEADLINE = (
     *("none", "tff-compression", "caldas", "eden-sparse", "mitchell"),
-    *("default", "two-way", "backward-fine", "backward"),
+    *("default", "two-way", "adaptive", "backward"),
 )
 _NEAREST = 3
 
 LACKING = {
-    "backward": "the announcement: busy rows and columns are seen in the model, and trusted less",
     "adaptive-scheduled": "feedback: steps planned, near those found on another seed",
     "adaptive-fixed": "feedback and growing budget: one step in all rounds",
     "adaptive-fixed-fine": "the same, with a finer step",

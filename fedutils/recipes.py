@@ -137,13 +137,7 @@ _ADAPTIVE = (
     Recipe(
         "backward",
         "this project",
-        "`adaptive` whose busy lines both sides see in the model, so that nobody announces them.",
-        functools.partial(adaptive.within_budget, prior=1.0, backward=True),
-    ),
-    Recipe(
-        "backward-fine",
-        "this project",
-        "`backward` with twice the bits, and a pool twice as large.",
+        "`adaptive-fine` whose busy lines both sides see in the model: nobody announces them.",
         functools.partial(adaptive.within_budget, budget=3000.0, size=8192, backward=True),
     ),
     Recipe(

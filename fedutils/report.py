@@ -119,8 +119,7 @@ def context(root: Path) -> dict[str, object]:
 
     def leading(dataset: str, others: int) -> list[SimpleNamespace]:
         rows = race_rows(dataset)
-        ablations = race_page.LACKING.keys() - race_page.HEADLINE
-        own = [row["name"] for row in rows if row["own"] and row["name"] not in ablations]
+        own = [row["name"] for row in rows if row["own"] and row["name"] not in race_page.LACKING]
         always = [*own, *REFERENCES]
         best = [row["name"] for row in rows if not (row["own"] or row["name"] in always)][:others]
         return [SimpleNamespace(**row) for row in rows if row["name"] in (*always, *best)]

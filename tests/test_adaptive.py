@@ -38,7 +38,7 @@ def roots(step, memory):
 
 RECIPES = {
     "adaptive": rates(1500, 60),
-    "backward": rates(1500, 60),
+    "backward": rates(3000, 60),
     "adaptive-scheduled": lambda table: 4.0 * (0.115 / 4.0) ** (np.arange(ROUNDS) / 149),
     "adaptive-fixed": fixed(0.5),
     "adaptive-frozen": fixed(0.35),
