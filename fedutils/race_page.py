@@ -195,7 +195,7 @@ def trials(folder: str | Path, dataset: str) -> str:
 
 
 def _price(row: dict) -> list[str]:
-    announced = format_bits(row["announcement_bits"]) if row["announcement_bits"] else "nothing"
+    announced = format_bits(row["announcement_bits"])
     return [_accuracy(row, f"mean_accuracy_after_{SETTLED}"), announced]
 
 
